@@ -1,0 +1,31 @@
+"""Writes the dashboards' JSON: ``python -m dashboards [directory]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from dashboards import loop_conflicts
+
+DASHBOARDS = {"loop-conflicts.json": loop_conflicts.build}
+"""File names, and what builds their content."""
+
+DIRECTORY = Path(__file__).parent / "grafana"
+
+
+def render(name: str) -> str:
+    """The JSON of one dashboard, as it is committed."""
+    return JSONEncoder(sort_keys=True, indent=2).encode(DASHBOARDS[name]()) + "\n"
+
+
+def main(directory: Path = DIRECTORY) -> None:
+    """Writes every dashboard into the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in DASHBOARDS:
+        (directory / name).write_text(render(name))
+
+
+if __name__ == "__main__":
+    main(*(Path(argument) for argument in sys.argv[1:2]))

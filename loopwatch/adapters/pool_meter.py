@@ -1,0 +1,112 @@
+"""What a connection pool must tell: who waits, who holds, for how long, and how full it was.
+
+One `PoolMeter` measures one pool on one loop (so it needs no lock); `PoolLabels` name the pool for all of them.
+The vocabulary is OpenTelemetry's ``db.client.connection.*`` and HikariCP's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.stats import NO_TASK, STATS, Gauge, TaskContext, current_task
+
+__all__ = ["PoolLabels", "PoolMeter", "database_label", "pool_gauges"]
+
+PEAK_WINDOW = 60.0
+"""Seconds that a peak stays visible: a burst of 5 s must not hide between two scrapes."""
+_PEAK_STEP = 10.0
+
+
+@dataclass(slots=True)
+class PoolLabels:
+    """What a pool is called (``pool``), what it holds (``resource``) and where it goes (``database``)."""
+
+    pool: str
+    resource: str
+    database: str = ""
+
+
+class PoolMeter:
+    """The numbers of one pool on one loop. ``held`` maps a checked-out item to since when, and for whom."""
+
+    __slots__ = ("_peaks", "held", "labels", "waiting")
+
+    def __init__(self, labels: PoolLabels) -> None:
+        self.labels = labels
+        self.held: dict[object, tuple[float, TaskContext]] = {}
+        self.waiting = 0
+        self._peaks: dict[int, int] = {}
+
+    def taken(self, item: object, start: float) -> None:
+        """``item`` was handed out to a task that had asked at ``start`` (`perf_counter`)."""
+        now = perf_counter()
+        task = current_task.get()
+        self.held[item] = (now, task)
+        used = len(self.held)
+        step = int(now // _PEAK_STEP)
+        if used > self._peaks.get(step, 0):
+            self._raise_peak(step, used)
+        self._waited(task, now - start)
+        if task is not NO_TASK:
+            STATS.count(catalogue.TASK_POOL_USES, (task.queue_name, task.name, self.labels.pool))
+
+    def timed_out(self, start: float) -> None:
+        """A task gave up, or was told to, after asking at ``start``."""
+        task = current_task.get()
+        self._waited(task, perf_counter() - start)
+        STATS.count(catalogue.POOL_TIMEOUTS, (task.queue_name, self.labels.pool))
+
+    def _waited(self, task: TaskContext, seconds: float) -> None:
+        pool = self.labels.pool
+        STATS.observe(catalogue.POOL_WAIT, (task.queue_name, pool), seconds)
+        if task is not NO_TASK:
+            STATS.count(catalogue.TASK_POOL_WAIT, (task.queue_name, task.name, pool), seconds)
+
+    def given_back(self, item: object) -> None:
+        """``item`` is no longer in use."""
+        taken = self.held.pop(item, None)
+        if taken is not None:
+            since, task = taken
+            STATS.observe(catalogue.POOL_USE, (task.queue_name, self.labels.pool), perf_counter() - since)
+
+    def created(self, start: float) -> None:
+        """A connection was opened, which began at ``start``."""
+        STATS.observe(catalogue.POOL_CREATE, (self.labels.pool,), perf_counter() - start)
+
+    def _raise_peak(self, step: int, used: int) -> None:
+        self._peaks[step] = used
+        for old in [known for known in self._peaks if known < step - PEAK_WINDOW / _PEAK_STEP]:
+            del self._peaks[old]
+
+    def peak(self) -> int:
+        """The most items held at once in the last `PEAK_WINDOW` seconds."""
+        oldest = int((perf_counter() - PEAK_WINDOW) // _PEAK_STEP)
+        recent = [used for step, used in list(self._peaks.items()) if step >= oldest]
+        return max([len(self.held), *recent])
+
+
+def pool_gauges(labels: PoolLabels, meters: Iterable[PoolMeter], *, idle: int, limit: int | None) -> Iterator[Gauge]:
+    """The gauges of one pool over all its loops; ``limit`` is ``None`` where there is none."""
+    pool = labels.pool
+    meters = list(meters)
+    held = [entry for meter in meters for entry in list(meter.held.values())]
+    yield catalogue.POOL_INFO, (pool, labels.resource, labels.database), 1
+    yield catalogue.POOL_CONNECTIONS, (pool, "idle"), max(idle, 0)
+    yield catalogue.POOL_CONNECTIONS, (pool, "used"), len(held)
+    if limit is not None:
+        yield catalogue.POOL_CONNECTIONS_MAX, (pool,), limit
+    yield catalogue.POOL_CONNECTIONS_PEAK, (pool,), sum(meter.peak() for meter in meters)
+    yield catalogue.POOL_PENDING_REQUESTS, (pool,), sum(meter.waiting for meter in meters)
+    now = perf_counter()
+    yield catalogue.POOL_OLDEST_CHECKOUT, (pool,), max((now - since for since, _ in held), default=0.0)
+    for _, task in held:
+        yield catalogue.POOL_CHECKED_OUT, (task.queue_name, pool), 1
+
+
+def database_label(host: object, port: object, database: object) -> str:
+    """``host:port/database`` as far as it is known; never a user's name, let alone a password."""
+    server = f"{host or 'local'}:{port}" if port else str(host or "local")
+    return f"{server}/{database}" if database else server

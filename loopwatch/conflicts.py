@@ -1,0 +1,314 @@
+"""What is a loop conflict: an asyncio resource of one event loop (or process) that was used on another.
+
+`classify` tells it from an exception with its whole chain, or from text alone (the ``exception`` or ``traceback`` of a
+Celery event, which is all that is seen of an application without the library). `count_once` counts one conflict once.
+
+The patterns were measured on real servers. They are ordered fragments, not regular expressions: a search takes linear
+time however long the text (reprs of 200 kB are seen), and escaped quotes of a repr do not matter.
+
+- *definite*: the message can mean nothing else;
+- *ambiguous*: seen when a connection is shared over a fork, but also with a hand-made ``BEGIN`` or behind pgbouncer; a
+  definite one anywhere in the chain wins;
+- aftermath and concurrent use (``another operation is in progress``, ``readuntil() called while another coroutine``,
+  ``Timeout context manager should be used inside a task``) have no row: alone they are no loop conflict, and where they
+  are, the definite error that caused them is in the chain.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal, get_args
+
+from loopwatch.errors import LoopConflictError
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.stats import STATS, current_task
+
+__all__ = ["Conflict", "Kind", "Source", "classify", "count_once"]
+
+logger = logging.getLogger("loopwatch")
+
+Kind = Literal["cross_loop", "closed_loop", "fork_shared"]
+Source = Literal["guard", "exception"]
+
+MESSAGE_LIMIT: Final = 600
+"""Characters of a conflict's message; a longer one keeps its two ends."""
+
+_Pattern = tuple[Kind, tuple[str, ...]]
+_DEFINITE: Final[Sequence[_Pattern]] = (
+    ("cross_loop", ("got Future ", " attached to a different loop")),
+    ("cross_loop", (" is bound to a different event loop",)),
+    ("cross_loop", ("The future belongs to a different loop than the one specified as the loop argument",)),
+    ("cross_loop", ("Non-thread-safe operation invoked on an event loop other than the current one",)),
+    ("closed_loop", ("Event loop is closed",)),
+    # uvloop; a Unix socket's transport says the same as a TCP one.
+    ("closed_loop", ("unable to perform operation on <", "Transport closed=True ", "; the handler is closed")),
+)
+_AMBIGUOUS: Final[Sequence[_Pattern]] = (
+    ("fork_shared", ("cannot use Connection.transaction() in a manually started transaction",)),
+    ("fork_shared", ("prepared statement ", "__asyncpg_stmt_", " already exists")),
+)
+# As a repr and as the last line of a traceback; the kind is in the words.
+_OWN: Final[Sequence[_Pattern]] = (
+    ("cross_loop", ("LoopConflictError(",)),
+    ("cross_loop", ("loopwatch.errors.LoopConflictError: ",)),
+)
+
+_RESOURCES: Final = {
+    "sqlalchemy": "sqlalchemy",
+    "asyncpg": "asyncpg",
+    "redis": "redis",
+    "httpx": "httpx",
+    "httpx2": "httpx",
+    "httpcore": "httpx",
+    "httpcore2": "httpx",
+    "openai": "httpx",
+    "anthropic": "httpx",
+    "aiohttp": "aiohttp",
+    "grpc": "grpc",
+}
+"""The root package of a module or file to the resource that it is reported as."""
+
+_HINTS: Final = (
+    ("sqlalchemy.", "sqlalchemy"),
+    ("asyncpg", "asyncpg"),
+    # asyncpg's futures carry this callback, and only its connections have `transaction()`.
+    ("BaseProtocol._on_waiter_completed", "asyncpg"),
+    ("Connection.transaction()", "asyncpg"),
+    ("redis.", "redis"),
+    ("httpx", "httpx"),
+    ("aiohttp.", "aiohttp"),
+    ("grpc.", "grpc"),
+    ("<asyncio.", "asyncio"),
+)
+"""What a message itself may tell of the resource."""
+
+_FILE = re.compile(r'File "([^"\n]{1,500})", line')
+_INSTALLED = re.compile(r"^.*(?:site|dist)-packages/|^.*/lib(?:64)?/python3[.\d]*t?/")
+_MARGIN = re.compile(r"^ *\| ?")
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One loop conflict.
+
+    Attributes:
+        kind: ``cross_loop`` (the owner's loop is another one), ``closed_loop`` (it is closed), ``fork_shared`` (a
+            connection that the parent process opened).
+        resource: ``sqlalchemy``, ``asyncpg``, ``redis``, ``httpx``, ``aiohttp``, ``grpc``, ``asyncio``, ``unknown``.
+        message: the line that says so, shortened.
+    """
+
+    kind: Kind
+    resource: str
+    message: str
+
+
+def classify(error: BaseException | str) -> Conflict | None:
+    """The loop conflict that an error is or was caused by, or ``None``.
+
+    An exception is searched with its ``__cause__``, ``__context__`` and group members, the outermost first; a text by
+    its unindented lines, the last first. Where both of an event's texts are at hand, ask for the traceback first: only
+    it tells the resource, and a cause that the outer exception's text does not mention. Never raises.
+    """
+    if isinstance(error, str):
+        return _classify_text(error)
+    found = _find(error)
+    return found[0] if found else None
+
+
+def count_once(error: BaseException, *, source: Source, handled: BaseException | None = None) -> Conflict | None:
+    """Classifies ``error`` and counts its conflict for the running task, unless it was counted before. Never raises.
+
+    The mark that says "counted" is on the exception that holds the conflict and on its explicit causes, not on its
+    context: a notification that conflicts while a task's own conflict is handled has that one as its context, and
+    they are two. ``handled``: what was being handled when the operation began; what lies behind it is not its own.
+    """
+    try:
+        found = _find(error, handled)
+        if found is None:
+            return None
+        conflict, holder = found
+        if _mark(holder):
+            task = current_task.get()
+            labels = (task.queue_name, task.name, conflict.resource, conflict.kind, source)
+            STATS.count(catalogue.LOOP_CONFLICTS, labels)
+    except Exception:
+        # Monitoring is silent towards the task (the third layer of failure).
+        logger.debug("a loop conflict could not be counted", exc_info=True)
+        return None
+    return conflict
+
+
+def _mark(holder: BaseException) -> bool:
+    """Marks the exception and its causes; false when one of them was marked before."""
+    fresh = True
+    for error in _follow(holder, ("__cause__",)):
+        fresh = fresh and not getattr(error, "_loopwatch_counted", False)
+        # One that refuses attributes is counted each time, which is better than not at all.
+        with suppress(AttributeError, TypeError):
+            error._loopwatch_counted = True  # type: ignore[attr-defined]
+    return fresh
+
+
+# ---------------------------------------------------------------- exceptions
+def _find(error: BaseException, handled: BaseException | None = None) -> tuple[Conflict, BaseException] | None:
+    """The conflict and the exception in the chain that holds it."""
+    # `exc`: Celery's Retry keeps there what it retries for.
+    chain = list(_follow(error, ("__cause__", "__context__", "exc"), handled))
+    for one in chain:
+        if isinstance(one, LoopConflictError):
+            return _own(one), one
+    texts = [(one, _text(one)) for one in chain]
+    for patterns in (_DEFINITE, _AMBIGUOUS):
+        for one, text in texts:
+            match = _search(text, patterns)
+            if match:
+                kind, line = match
+                return Conflict(kind, _resource_of(one, chain, line), _shorten(line)), one
+    return None
+
+
+def _own(error: LoopConflictError) -> Conflict:
+    kind: Kind = error.kind if error.kind in get_args(Kind) else "cross_loop"  # type: ignore[assignment]
+    return Conflict(kind, error.resource, _shorten(_text(error)))
+
+
+def _follow(
+    error: BaseException, attributes: Sequence[str], without: BaseException | None = None
+) -> Iterator[BaseException]:
+    """``error`` and what it leads to, breadth first, so outermost first; each once, as chains may be circular."""
+    queue = [error]
+    seen = {id(error), id(without)}
+    for one in queue:
+        yield one
+        members = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        for other in (*(getattr(one, attribute, None) for attribute in attributes), *members):
+            if isinstance(other, BaseException) and id(other) not in seen:
+                seen.add(id(other))
+                queue.append(other)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        logger.debug("%s has no text", type(error).__name__, exc_info=True)
+        return ""
+
+
+def _resource_of(holder: BaseException, chain: Sequence[BaseException], line: str) -> str:
+    roots: list[str] = []
+    for one in (holder, *chain):
+        roots += _roots_of(one.__traceback__)
+    modules = [_root(type(one).__module__, ".") for one in chain]
+    return _resource(roots, modules, line)
+
+
+def _roots_of(traceback: TracebackType | None) -> list[str]:
+    """The root packages of the frames, innermost first."""
+    roots = []
+    while traceback is not None:
+        roots.append(_root(str(traceback.tb_frame.f_globals.get("__name__", "")), "."))
+        traceback = traceback.tb_next
+    return roots[::-1]
+
+
+def _root(path: str, separator: str) -> str:
+    """The root package; ``""`` for aiohttp's server, beneath which everything in an API runs."""
+    root, _, rest = path.partition(separator)
+    return "" if root == "aiohttp" and rest.startswith("web") else root
+
+
+def _resource(roots: Sequence[str], modules: Sequence[str], line: str) -> str:
+    known = [_RESOURCES[root] for root in (*roots, *modules) if root in _RESOURCES]
+    if known:
+        # The innermost library, except that asyncpg is SQLAlchemy's driver where both are seen.
+        return "sqlalchemy" if known[0] == "asyncpg" and "sqlalchemy" in known else known[0]
+    if roots and roots[0] in ("asyncio", "uvloop"):
+        return "asyncio"
+    return next((resource for hint, resource in _HINTS if hint in line), "unknown")
+
+
+# ---------------------------------------------------------------- text
+def _classify_text(text: str) -> Conflict | None:
+    for patterns in (_OWN, _DEFINITE, _AMBIGUOUS):
+        match = _search(text, patterns)
+        if match:
+            kind, line = match
+            kind = _kind_of_own(line) if patterns is _OWN else kind
+            return Conflict(kind, _resource(*_roots_in(text, line)), _shorten(line))
+    return None
+
+
+def _kind_of_own(line: str) -> Kind:
+    """The kind of a `LoopConflictError` of which only the text is left."""
+    if "fork" in line:
+        return "fork_shared"
+    return "closed_loop" if "closed" in line else "cross_loop"
+
+
+def _search(text: str, patterns: Sequence[_Pattern]) -> tuple[Kind, str] | None:
+    """The last line of the text that matches a pattern."""
+    # Nearly every error is none of ours: one look at the whole text, before it is taken apart.
+    candidates = [pattern for pattern in patterns if _holds(text, pattern[1])]
+    for line in _messages(text) if candidates else ():
+        for kind, fragments in candidates:
+            if _holds(line, fragments):
+                return kind, line
+    return None
+
+
+def _holds(text: str, fragments: Sequence[str]) -> bool:
+    """Whether the fragments occur in this order."""
+    position = 0
+    for fragment in fragments:
+        position = text.find(fragment, position)
+        if position < 0:
+            return False
+        position += len(fragment)
+    return True
+
+
+def _messages(text: str) -> list[str]:
+    """The lines that are messages, the last (outermost) first; without source code and what SQLAlchemy quotes.
+
+    A statement's parameters often hold another error's text: the row of a failed task is being written.
+    """
+    lines = []
+    quoting = False
+    in_group = "Exception Group Traceback (most recent call last)" in text
+    for raw in _lines(text.lstrip()):
+        line = _MARGIN.sub("", raw) if in_group else raw
+        if line.startswith(("[SQL: ", "[parameters: ")):
+            quoting = True
+        elif line.startswith(("(Background on this error", "Traceback (most recent call last)")):
+            quoting = False
+        elif line and not quoting and not line[0].isspace() and not line.startswith("DETAIL: "):
+            lines.append(line)
+    return lines[::-1]
+
+
+def _lines(text: str) -> list[str]:
+    # A repr holds a newline as a backslash and an "n".
+    return text.replace("\\n", "\n").split("\n")
+
+
+def _roots_in(text: str, line: str) -> tuple[list[str], list[str], str]:
+    """The root packages of a traceback's files, the one next above ``line`` first; the arguments of `_resource`."""
+    split = text.rfind(line)
+    above, below = _files(text[: max(split, 0)]), _files(text[max(split, 0) :])
+    return [*above[::-1], *below], [_root(line, ".")], line
+
+
+def _files(text: str) -> list[str]:
+    return [_root(_INSTALLED.sub("", path), "/") for path in _FILE.findall(text.replace("\\\\", "/"))]
+
+
+def _shorten(line: str) -> str:
+    half = MESSAGE_LIMIT // 2
+    return line if len(line) <= MESSAGE_LIMIT else f"{line[: half - 5]} [...] {line[-half + 2 :]}"

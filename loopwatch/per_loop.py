@@ -1,0 +1,332 @@
+"""`PerLoop`: one value for each live event loop, made on first use and disposed of with its loop.
+
+How a value ends (measured and explained in the documentation of failures; each case is a test):
+
+- `asyncio.run`, `asyncio.Runner`, `uvloop.run`: an async generator that was started on the loop is finalised by
+  ``loop.shutdown_asyncgens()``; its ``finally`` disposes of the value while the loop still runs.
+- a bare ``loop.close()``: nothing runs. The entries of closed loops are swept whenever a new loop asks for a value;
+  their sockets are closed directly.
+- a fork: the child inherits clients whose sockets are the parent's. They are neutralised, kept (a finaliser must not
+  speak on them either) and forgotten.
+
+The registry is a plain dictionary keyed by the loop object. ``id(loop)`` is reused after a loop is gone, and a
+``WeakKeyDictionary`` never frees here, because the value refers to its loop. There is no lock: an entry is only made
+on its own loop's thread, and dictionary operations are atomic. So no fork can leave one locked either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import weakref
+from asyncio import AbstractEventLoop
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from typing import Any, Generic, Literal, TypeVar, cast
+
+from loopwatch.adapters.sockets import SocketHandle, close_all, neutralise
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.stats import STATS, Gauge, hold_weakly
+
+__all__ = ["PerLoop"]
+
+logger = logging.getLogger("loopwatch")
+
+T = TypeVar("T")
+Reason = Literal["loop_end", "loop_closed", "fork", "explicit", "process_exit"]
+
+DISPOSE_TIMEOUT = 5.0
+"""Seconds that a disposal may take before its sockets are left to the sweep: it must not keep a loop from ending."""
+
+
+class _Entry(Generic[T]):
+    """One loop's value, and the generator that disposes of it."""
+
+    __slots__ = ("guard", "making", "value")
+
+    def __init__(self) -> None:
+        self.value: T = cast(T, _MISSING)
+        self.making: asyncio.Task[T] | None = None
+        self.guard: AsyncGenerator[None, None] | None = None
+
+
+_MISSING: Any = object()
+_instances: weakref.WeakSet[PerLoop[Any]] = weakref.WeakSet()
+_ending: weakref.WeakSet[AbstractEventLoop] = weakref.WeakSet()
+"""Loops whose `shutdown_asyncgens` has begun: what is made on them from now on is left to the sweep."""
+_graveyard: list[object] = []
+"""What was inherited by a fork: never used, never finalised (asyncpg's ``__del__`` would end the parent's session)."""
+_process_exits = False
+
+Holder = Callable[[], Iterable[tuple[str, AbstractEventLoop]]]
+_holders: list[Callable[[], Holder | None]] = []
+
+
+class PerLoop(Generic[T]):
+    """One value of type ``T`` for each event loop.
+
+    >>> import asyncio
+    >>> queues = PerLoop(asyncio.Queue, name="queues")
+    >>> async def same():
+    ...     return queues.get() is queues.get()
+    >>> asyncio.run(same()), asyncio.run(same()), len(queues)
+    (True, True, 0)
+
+    Args:
+        factory: makes a loop's value; called on that loop, without arguments, once however many tasks ask. What it
+            raises goes to those who asked and is not kept. A factory that returns an awaitable needs `aget`.
+        dispose: ends a value, on its loop; its result is awaited when it is awaitable. When it fails, the value's
+            sockets are closed once the loop is.
+        name: the label ``pool`` of ``loopwatch_engines`` and its kin; by default the factory's name.
+        sockets: the sockets beneath a value, to be neutralised after a fork and closed when the loop was closed
+            without disposal.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], T] | Callable[[], Awaitable[T]],
+        *,
+        dispose: Callable[[T], object] | None = None,
+        name: str | None = None,
+        sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
+    ) -> None:
+        if not callable(factory):
+            raise TypeError(f"PerLoop needs a function that makes a value, not {factory!r:.80}")
+        self._factory: Callable[[], object] = factory
+        self._dispose = dispose
+        self._sockets = sockets
+        self.name = name or str(getattr(factory, "__qualname__", type(factory).__name__))
+        self._entries: dict[AbstractEventLoop, _Entry[T]] = {}
+        _instances.add(self)
+
+    def get(self) -> T:
+        """The running loop's value, made now if need be.
+
+        Raises:
+            RuntimeError: no event loop is running in this thread.
+            TypeError: the factory is asynchronous; ``await`` `aget` instead.
+        """
+        loop = self._running_loop()
+        entry = self._entries.get(loop)
+        if entry is not None and entry.value is not _MISSING:
+            return entry.value
+        sweep()
+        value = self._factory()
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise TypeError(f"the factory of {self!r} is asynchronous: write `await ....aget()` instead of `.get()`")
+        return self._keep(loop, _Entry(), cast(T, value))
+
+    async def aget(self) -> T:
+        """The running loop's value; the factory may be asynchronous. Tasks that ask at the same time share one call."""
+        loop = self._running_loop()
+        entry = self._entries.get(loop)
+        if entry is not None and entry.value is not _MISSING:
+            return entry.value
+        if entry is None or entry.making is None:
+            sweep()
+            value = self._factory()
+            entry = _Entry()
+            if not inspect.isawaitable(value):
+                return self._keep(loop, entry, cast(T, value))
+            # A task of its own: the first to ask may be cancelled without the others losing the value.
+            entry.making = loop.create_task(self._make(loop, entry, value))
+            entry.making.add_done_callback(_retrieve)
+            self._entries[loop] = entry
+        assert entry.making is not None
+        return await asyncio.shield(entry.making)
+
+    def peek(self) -> T | None:
+        """The running loop's value if it has one, else ``None``; makes nothing."""
+        entry = self._entries.get(self._running_loop())
+        return None if entry is None or entry.value is _MISSING else entry.value
+
+    async def aclose(self) -> None:
+        """Disposes of the running loop's value now, if it has one; the next `get` makes a new one."""
+        entry = self._entries.pop(self._running_loop(), None)
+        if entry is not None and entry.value is not _MISSING:
+            await self._end(entry.value)
+            self._disposed("explicit")
+            if entry.guard is not None:
+                await entry.guard.aclose()
+
+    def forget(self) -> T | None:
+        """Gives the running loop's value away: it is no longer ours to dispose of."""
+        loop = asyncio._get_running_loop()
+        entry = self._entries.pop(loop, None) if loop is not None else None
+        if entry is None or entry.value is _MISSING:
+            return None
+        self._disposed("explicit")
+        return entry.value
+
+    def ending(self) -> bool:
+        """Whether the running loop is being shut down: whatever is opened now should not be kept open."""
+        return is_ending(self._running_loop())
+
+    def live(self) -> list[tuple[AbstractEventLoop, T]]:
+        """The loops that have a value, with it; from any thread."""
+        return [(loop, entry.value) for loop, entry in list(self._entries.items()) if entry.value is not _MISSING]
+
+    def __iter__(self) -> Iterator[T]:
+        return iter([value for _, value in self.live()])
+
+    def __len__(self) -> int:
+        return len(self.live())
+
+    def __repr__(self) -> str:
+        return f"<PerLoop {self.name!r} loops={len(self)}>"
+
+    def _running_loop(self) -> AbstractEventLoop:
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            raise RuntimeError(
+                f"no event loop is running, so {self!r} has no value here: "
+                "use it inside a coroutine, for example through loopwatch.run_async(...)"
+            )
+        return loop
+
+    async def _make(self, loop: AbstractEventLoop, entry: _Entry[T], value: Awaitable[Any]) -> T:
+        try:
+            made = await value
+        except BaseException:
+            self._entries.pop(loop, None)
+            raise
+        return self._keep(loop, entry, cast(T, made))
+
+    def _keep(self, loop: AbstractEventLoop, entry: _Entry[T], value: T) -> T:
+        entry.value, entry.making = value, None
+        self._entries[loop] = entry
+        STATS.count(catalogue.ENGINES_CREATED, (self.name,))
+        if not is_ending(loop):
+            # The generator holds this object weakly: dropped by its owner, it goes, and so does the generator,
+            # whose finaliser then disposes of the value on its loop.
+            entry.guard = _dispose_with_loop(weakref.ref(self), loop, entry, self._dispose)
+            _start(entry.guard)
+        return value
+
+    async def _end(self, value: T) -> bool:
+        """Disposes of a value; false when that failed, which is logged and nobody's error but ours."""
+        return await _dispose_of(value, self._dispose, self.name)
+
+    def _disposed(self, reason: Reason) -> None:
+        STATS.count(catalogue.ENGINES_DISPOSED, (self.name, reason))
+
+    def _sweep(self) -> None:
+        for loop in list(self._entries):
+            if loop.is_closed() and (entry := self._entries.pop(loop, None)) is not None:
+                if entry.value is not _MISSING and self._sockets is not None:
+                    close_all(self._sockets(entry.value))
+                self._disposed("loop_closed")
+
+    def _abandon_after_fork(self) -> None:
+        entries, self._entries = self._entries, {}
+        _graveyard.append(entries)
+        for entry in entries.values():
+            if entry.value is not _MISSING and self._sockets is not None:
+                neutralise(self._sockets(entry.value))
+            self._disposed("fork")
+
+
+async def _dispose_with_loop(
+    owner: weakref.ref[PerLoop[T]], loop: AbstractEventLoop, entry: _Entry[T], dispose: Callable[[T], object] | None
+) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        registry = owner()
+        if registry is None:
+            await _dispose_of(entry.value, dispose, "a PerLoop that is gone")
+        elif registry._entries.get(loop) is entry:
+            _ending.add(loop)
+            if await registry._end(entry.value):
+                registry._entries.pop(loop, None)
+                registry._disposed("process_exit" if _process_exits else "loop_end")
+            # else it stays: once the loop is closed, the sweep closes its sockets.
+
+
+async def _dispose_of(value: T, dispose: Callable[[T], object] | None, name: str) -> bool:
+    if dispose is None:
+        return True
+    try:
+        async with asyncio.timeout(DISPOSE_TIMEOUT):
+            result = dispose(value)
+            if inspect.isawaitable(result):
+                await result
+    except Exception as error:  # noqa: BLE001  # the user's code; the loop has to end all the same
+        logger.warning("the disposal of %s on its loop failed: %s: %s", name, type(error).__name__, error)
+        return False
+    return True
+
+
+def _start(generator: AsyncGenerator[None, None]) -> None:
+    """Runs it to its ``yield``, which makes it known to the running loop (PEP 525)."""
+    try:
+        generator.asend(None).send(None)
+    except StopIteration:
+        return
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Takes the error of a factory for which nobody waits any more, so that asyncio does not complain of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+def is_ending(loop: AbstractEventLoop) -> bool:
+    """Whether ``loop`` is being shut down (`shutdown_asyncgens` has begun; uvloop does not let us see it)."""
+    return loop in _ending or getattr(loop, "_asyncgens_shutdown_called", False) is True
+
+
+def process_exits() -> None:
+    """From now on loops end because the process does: disposals are counted as ``process_exit``."""
+    global _process_exits
+    _process_exits = True
+
+
+def sweep() -> None:
+    """Ends what is left of closed loops, in every `PerLoop` of the process."""
+    for instance in list(_instances):
+        instance._sweep()
+
+
+def add_holder(holder: Holder) -> None:
+    """Registers a source of (pool, loop) pairs: an engine of somebody else's that `observe` watches. A bound method
+    is held weakly."""
+    _holders.append(hold_weakly(holder))
+
+
+def _engines() -> Iterator[tuple[str, AbstractEventLoop]]:
+    for instance in list(_instances):
+        for loop, _ in instance.live():
+            yield instance.name, loop
+    for reference in list(_holders):
+        holder = reference()
+        if holder is None:
+            _holders.remove(reference)
+        else:
+            yield from holder()
+
+
+def _gauges() -> Iterable[Gauge]:
+    loops: set[AbstractEventLoop] = set()
+    for pool, loop in _engines():
+        closed = loop.is_closed()
+        if not closed:
+            loops.add(loop)
+        yield catalogue.ENGINES, (pool,), 1
+        yield catalogue.ENGINES_ORPHANED, (pool,), int(closed)
+    yield catalogue.LOOPS, (), len(loops)
+
+
+STATS.add_source(_gauges)
+
+
+def _after_fork_in_child() -> None:
+    for instance in list(_instances):
+        instance._abandon_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

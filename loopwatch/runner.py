@@ -1,0 +1,275 @@
+"""The worker's loop: `run_async` runs a coroutine from synchronous code, on a loop that lives as long as the process.
+
+A loop that lives on keeps its engines and clients, so a task costs no new connections. Which loop it is:
+
+- in the main thread (Celery's prefork and solo pools, scripts) a loop of this thread's own, run by
+  ``run_until_complete``: context variables, ``self.request`` and signals are the task's own. A soft time limit cancels
+  the coroutine (`soft_limit`);
+- in any other thread (the threads pool) one shared loop in a background thread: a loop per thread would multiply the
+  pools by the threads.
+
+A finished run leaves nothing behind on either (`leftovers`). After a fork the child makes its own loops; the
+inherited ones are kept, untouched: closing one would take the parent's self-pipe off the epoll that both share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import sys
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future, wait
+from contextlib import nullcontext, suppress
+from typing import Any, TypeVar, cast
+
+from loopwatch.errors import ConfigurationError, RunningLoopError
+from loopwatch.leftovers import GenerationHooks, Leftovers, current_run, make_task
+from loopwatch.soft_limit import SoftLimit, soft_limit_handler
+
+__all__ = ["close_loops", "run_async"]
+
+logger = logging.getLogger("loopwatch")
+
+T = TypeVar("T")
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that the tasks and the disposals of a loop have when it is closed."""
+
+CANCEL_TIMEOUT = 2.0
+"""Seconds that a caller whose wait was interrupted gives its coroutine, on the shared loop, to end."""
+
+
+def run_async(
+    coro_or_factory: Coroutine[Any, Any, T] | Callable[[], Awaitable[T]],
+    *,
+    timeout: float | None = None,
+    shared: bool = False,
+) -> T:
+    """Runs a coroutine to its end and returns its result.
+
+    Args:
+        coro_or_factory: a coroutine, or a function without arguments that makes an awaitable; the function is called
+            on the loop.
+        timeout: seconds after which the coroutine is cancelled and `TimeoutError` is raised; ``None``: no limit.
+        shared: use the process's shared background loop from any thread; the caller waits.
+
+    Raises:
+        RunningLoopError: an event loop is running in this thread.
+        ConfigurationError: ``timeout`` is not positive.
+        TypeError: neither a coroutine nor a function.
+        Exception: whatever the coroutine raises; and on Celery's prefork pool ``SoftTimeLimitExceeded`` when the task's
+            soft limit has cancelled it.
+    """
+    try:
+        if timeout is not None and timeout <= 0:
+            raise ConfigurationError(f"run_async(timeout={timeout!r}): seconds above 0, or None for no limit")
+        if not (inspect.iscoroutine(coro_or_factory) or callable(coro_or_factory)):
+            raise TypeError(
+                f"run_async() takes a coroutine or a function that makes one, not {type(coro_or_factory).__name__!r}"
+            )
+        home = _home(shared)
+    except BaseException:
+        if inspect.iscoroutine(coro_or_factory):
+            coro_or_factory.close()  # or Python warns that it was never awaited, and hides the error
+        raise
+    return cast(T, home.run(coro_or_factory, timeout))
+
+
+def close_loops() -> None:
+    """Ends this process's loops: cancels their tasks, disposes of their resources. The next `run_async` makes new ones.
+
+    Called when a worker process ends; waits up to `CLOSE_TIMEOUT` for the tasks and again for the disposals.
+    """
+    own, shared = _loops.own, _loops.shared
+    if own is not None and _in_main_thread() and not own.loop.is_running():
+        _loops.own = None
+        own.close()
+    if shared is not None and asyncio._get_running_loop() is not shared.loop:
+        _loops.shared = None
+        shared.close()
+
+
+class _Home:
+    """A loop that runs live on."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_task_factory(make_task)
+        self._hooks = GenerationHooks()
+
+    def run(self, subject: object, timeout: float | None) -> object:
+        raise NotImplementedError
+
+    async def _body(self, run: Leftovers, subject: Any, timeout: float | None) -> object:
+        current_run.set(run)
+        self._hooks.install()
+        if timeout is None:
+            return await (subject if inspect.iscoroutine(subject) else subject())
+        async with asyncio.timeout(timeout):
+            return await (subject if inspect.iscoroutine(subject) else subject())
+
+    async def _end(self) -> None:
+        everything = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in everything:
+            task.cancel()
+        if everything:
+            await asyncio.wait(everything, timeout=CLOSE_TIMEOUT)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.loop.shutdown_asyncgens()
+        # The default executor's threads are not waited for: a blocked one would keep the worker from ending.
+
+
+class _OwnLoop(_Home):
+    """The main thread's loop."""
+
+    def run(self, subject: object, timeout: float | None) -> object:
+        run = Leftovers(self.loop)
+        task = self.loop.create_task(self._body(run, subject, timeout))
+        handler = soft_limit_handler()
+        limit = nullcontext() if handler is None else SoftLimit(self.loop, task, handler, sys._getframe())
+        with limit:
+            try:
+                return self.loop.run_until_complete(task)
+            finally:
+                if not task.done():  # SystemExit or the like came out of the loop itself
+                    run.add_task(task)
+                elif not task.cancelled():
+                    task.exception()  # retrieved, also when it was SystemExit that ended the loop's run
+                if run:
+                    self._drain(run)
+
+    def _drain(self, run: Leftovers) -> None:
+        self.loop.run_until_complete(run.drain())
+        if run:
+            logger.warning(
+                "a run left coroutines behind that do not end when cancelled; its loop is given up: %s",
+                [task.get_name() for task in run.tasks()] + run.generators(),
+            )
+            _loops.own = None
+            self.close()
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self._end())
+        self.loop.close()
+
+
+class _SharedLoop(_Home):
+    """A loop in a daemon thread, for every other thread of the process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="loopwatch-loop", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            # A task that raises SystemExit ends the loop's run as well; its caller gets it, the loop goes on.
+            with suppress(SystemExit, KeyboardInterrupt):
+                self.loop.run_forever()
+
+    def run(self, subject: object, timeout: float | None) -> object:
+        done: Future[object] = Future()
+        tasks: list[asyncio.Task[object]] = []
+
+        def start() -> None:
+            # In a copy of the caller's context, where a run of another loop may be current (asyncio.to_thread).
+            current_run.set(None)
+            run = Leftovers(self.loop)
+            tasks.append(self.loop.create_task(self._body(run, subject, timeout)))
+            supervisor = self.loop.create_task(self._supervise(tasks[0], run, done))
+            tasks.append(supervisor)
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        self.loop.call_soon_threadsafe(start)
+        try:
+            return done.result()
+        except BaseException:
+            if not done.done():  # the wait was interrupted: a soft time limit, Ctrl-C, a greenlet that was killed
+                self.loop.call_soon_threadsafe(cancel)
+                wait([done], timeout=CANCEL_TIMEOUT)
+            raise
+
+    @staticmethod
+    async def _supervise(task: asyncio.Task[object], run: Leftovers, done: Future[object]) -> None:
+        await asyncio.wait([task])
+        if run:
+            await run.drain()
+        if task.cancelled():
+            done.set_exception(asyncio.CancelledError())
+        elif error := task.exception():
+            done.set_exception(error)
+        else:
+            done.set_result(task.result())
+
+    def close(self) -> None:
+        ended = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
+        wait([ended], timeout=2 * CLOSE_TIMEOUT + 1)
+        self._closing = True
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=1)
+        if not self._thread.is_alive():
+            self.loop.close()
+
+
+class _Loops:
+    """This process's loops."""
+
+    def __init__(self) -> None:
+        self.own: _OwnLoop | None = None
+        self.shared: _SharedLoop | None = None
+        self.lock = threading.Lock()
+
+
+_loops = _Loops()
+_inherited: list[_Loops] = []
+"""A parent's loops, kept so that nothing closes them here."""
+
+
+def _home(shared: bool) -> _Home:
+    running = asyncio._get_running_loop()
+    if running is not None:
+        _refuse(running, shared)
+    if shared or not _in_main_thread():
+        with _loops.lock:
+            if _loops.shared is None:
+                _loops.shared = _SharedLoop()
+            return _loops.shared
+    if _loops.own is None:
+        _loops.own = _OwnLoop()
+    return _loops.own
+
+
+def _refuse(running: AbstractEventLoop, shared: bool) -> None:
+    if not shared:
+        raise RunningLoopError(
+            "run_async() was called where an event loop is already running: write `await f(...)` instead of "
+            "`run_async(f(...))`; or, in a synchronous function that cannot await, `run_async(f(...), shared=True)`, "
+            "which runs it on loopwatch's background loop and blocks this one meanwhile"
+        )
+    if _loops.shared is not None and running is _loops.shared.loop:
+        raise RunningLoopError(
+            "run_async(..., shared=True) was called on the shared loop itself, which would wait for itself for ever: "
+            "write `await f(...)` instead of `run_async(f(...), shared=True)`"
+        )
+
+
+def _in_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def _after_fork_in_child() -> None:
+    global _loops
+    _inherited.append(_loops)
+    _loops = _Loops()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,71 @@
+"""Real servers for the tests: one PostgreSQL and one Redis a test process, a fresh database a test.
+
+A server that is missing skips the tests that need it on a laptop and fails them in CI (``CI`` is set).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count, cycle
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from app.demo.servers import Server, ServerMissingError, start_postgres, start_redis
+
+_database_numbers = count(1)
+_redis_numbers = cycle(range(1, 16))
+
+
+@contextmanager
+def _running(start: Callable[[Path], Server]) -> Iterator[Server]:
+    # Not pytest's tmp_path: it is closed to other users, and PostgreSQL runs as one when we are root.
+    with tempfile.TemporaryDirectory(prefix="loopwatch-test-") as directory:
+        try:
+            server = start(Path(directory))
+        except ServerMissingError as error:
+            if os.environ.get("CI"):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL with 200 connections; ``url`` is that of its superuser and its database ``postgres``."""
+    with _running(lambda directory: start_postgres(directory, max_connections=200)) as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres_server: Server) -> Iterator[str]:
+    """A fresh, empty database, as SQLAlchemy names it: ``postgresql+asyncpg://...``. Dropped after the test."""
+    name = f"test_{next(_database_numbers)}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield postgres_server.url.replace("postgresql:", "postgresql+asyncpg:").removesuffix("postgres") + name
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """A Redis; tests want `redis_url`."""
+    with _running(start_redis) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: Server) -> str:
+    """An empty Redis database with a number of its own: ``redis://...``."""
+    url = redis_server.url.removesuffix("/0") + f"/{next(_redis_numbers)}"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
