@@ -21,9 +21,9 @@ import inspect
 import logging
 import os
 import weakref
-from asyncio import AbstractEventLoop
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from typing import Any, Generic, Literal, TypeVar, cast
+from asyncio import AbstractEventLoop, _get_running_loop
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from loopwatch.adapters.sockets import SocketHandle, close_all, neutralise
 from loopwatch.telemetry import catalogue
@@ -83,9 +83,29 @@ class PerLoop(Generic[T]):
             without disposal.
     """
 
+    @overload
     def __init__(
         self,
-        factory: Callable[[], T] | Callable[[], Awaitable[T]],
+        factory: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        dispose: Callable[[T], object] | None = None,
+        name: str | None = None,
+        sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        factory: Callable[[], T],
+        *,
+        dispose: Callable[[T], object] | None = None,
+        name: str | None = None,
+        sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        factory: Callable[[], object],
         *,
         dispose: Callable[[T], object] | None = None,
         name: str | None = None,
@@ -93,7 +113,7 @@ class PerLoop(Generic[T]):
     ) -> None:
         if not callable(factory):
             raise TypeError(f"PerLoop needs a function that makes a value, not {factory!r:.80}")
-        self._factory: Callable[[], object] = factory
+        self._factory = factory
         self._dispose = dispose
         self._sockets = sockets
         self.name = name or str(getattr(factory, "__qualname__", type(factory).__name__))
@@ -107,10 +127,10 @@ class PerLoop(Generic[T]):
             RuntimeError: no event loop is running in this thread.
             TypeError: the factory is asynchronous; ``await`` `aget` instead.
         """
-        loop = self._running_loop()
-        entry = self._entries.get(loop)
+        entry = self._entries.get(_get_running_loop())  # type: ignore[arg-type]  # there is no entry for None
         if entry is not None and entry.value is not _MISSING:
             return entry.value
+        loop = self._running_loop()
         sweep()
         value = self._factory()
         if inspect.isawaitable(value):
@@ -154,7 +174,7 @@ class PerLoop(Generic[T]):
 
     def forget(self) -> T | None:
         """Gives the running loop's value away: it is no longer ours to dispose of."""
-        loop = asyncio._get_running_loop()
+        loop = _get_running_loop()
         entry = self._entries.pop(loop, None) if loop is not None else None
         if entry is None or entry.value is _MISSING:
             return None
@@ -179,7 +199,7 @@ class PerLoop(Generic[T]):
         return f"<PerLoop {self.name!r} loops={len(self)}>"
 
     def _running_loop(self) -> AbstractEventLoop:
-        loop = asyncio._get_running_loop()
+        loop = _get_running_loop()
         if loop is None:
             raise RuntimeError(
                 f"no event loop is running, so {self!r} has no value here: "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
@@ -96,7 +96,7 @@ class LoopPool(AsyncAdaptedQueuePool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         self.meter.given_back(record)
-        if asyncio._get_running_loop() is not self.loop:
+        if _get_running_loop() is not self.loop:
             # The garbage collector found a lost connection on another thread, or between two runs of the loop.
             self._on_own_loop(partial(self._return_later, record))
         elif self.closing:
@@ -111,7 +111,7 @@ class LoopPool(AsyncAdaptedQueuePool):
         _background(self.loop, greenlet_spawn(self._do_return_conn, record))
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        if asyncio._get_running_loop() is self.loop:
+        if _get_running_loop() is self.loop:
             super()._close_connection(connection, terminate=terminate)
         elif self.loop.is_closed():
             close_all(self._sockets_of(self._dialect.get_driver_connection(connection)))

@@ -6,18 +6,22 @@ The vocabulary is OpenTelemetry's ``db.client.connection.*`` and HikariCP's.
 
 from __future__ import annotations
 
+import weakref
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
 from loopwatch.telemetry import catalogue
-from loopwatch.telemetry.stats import NO_TASK, STATS, Gauge, TaskContext, current_task
+from loopwatch.telemetry.stats import NO_TASK, STATS, Cell, Gauge, TaskContext, current_task
 
 __all__ = ["PoolLabels", "PoolMeter", "database_label", "pool_gauges"]
 
 PEAK_WINDOW = 60.0
 """Seconds that a peak stays visible: a burst of 5 s must not hide between two scrapes."""
 _PEAK_STEP = 10.0
+_WAIT_BUCKETS = catalogue.POOL_WAIT.buckets
+_USE_BUCKETS = catalogue.POOL_USE.buckets
 
 
 @dataclass(slots=True)
@@ -32,13 +36,18 @@ class PoolLabels:
 class PoolMeter:
     """The numbers of one pool on one loop. ``held`` maps a checked-out item to since when, and for whom."""
 
-    __slots__ = ("_peaks", "held", "labels", "waiting")
+    __slots__ = ("__weakref__", "_cells", "_peaks", "_per_queue", "_per_task", "held", "labels", "waiting")
 
     def __init__(self, labels: PoolLabels) -> None:
         self.labels = labels
         self.held: dict[object, tuple[float, TaskContext]] = {}
         self.waiting = 0
         self._peaks: dict[int, int] = {}
+        # Only this loop's thread adds to them, so they need no lock; they are looked up once a queue and task.
+        self._cells: list[Cell] = []
+        self._per_queue: dict[str, tuple[Cell, Cell]] = {}
+        self._per_task: dict[tuple[str, str], tuple[Cell, Cell]] = {}
+        weakref.finalize(self, STATS.fold, self._cells).atexit = False
 
     def taken(self, item: object, start: float) -> None:
         """``item`` was handed out to a task that had asked at ``start`` (`perf_counter`)."""
@@ -51,7 +60,7 @@ class PoolMeter:
             self._raise_peak(step, used)
         self._waited(task, now - start)
         if task is not NO_TASK:
-            STATS.count(catalogue.TASK_POOL_USES, (task.queue_name, task.name, self.labels.pool))
+            self._task_cells(task)[0][0] += 1
 
     def timed_out(self, start: float) -> None:
         """A task gave up, or was told to, after asking at ``start``."""
@@ -60,17 +69,41 @@ class PoolMeter:
         STATS.count(catalogue.POOL_TIMEOUTS, (task.queue_name, self.labels.pool))
 
     def _waited(self, task: TaskContext, seconds: float) -> None:
-        pool = self.labels.pool
-        STATS.observe(catalogue.POOL_WAIT, (task.queue_name, pool), seconds)
+        waits, _ = self._per_queue.get(task.queue_name) or self._queue_cells(task)
+        waits[bisect_left(_WAIT_BUCKETS, seconds)] += 1
+        waits[-1] += seconds
+        STATS.changes += 1
         if task is not NO_TASK:
-            STATS.count(catalogue.TASK_POOL_WAIT, (task.queue_name, task.name, pool), seconds)
+            self._task_cells(task)[1][0] += seconds
 
     def given_back(self, item: object) -> None:
         """``item`` is no longer in use."""
         taken = self.held.pop(item, None)
         if taken is not None:
             since, task = taken
-            STATS.observe(catalogue.POOL_USE, (task.queue_name, self.labels.pool), perf_counter() - since)
+            seconds = perf_counter() - since
+            _, uses = self._per_queue.get(task.queue_name) or self._queue_cells(task)
+            uses[bisect_left(_USE_BUCKETS, seconds)] += 1
+            uses[-1] += seconds
+
+    def _queue_cells(self, task: TaskContext) -> tuple[Cell, Cell]:
+        queue, pool = task.queue_name, self.labels.pool
+        cells = STATS.cell(catalogue.POOL_WAIT, (queue, pool)), STATS.cell(catalogue.POOL_USE, (queue, pool))
+        self._cells.extend(cells)
+        # An alert on timeouts needs to see the first one: `increase` of a series that is born at 1 is 0.
+        STATS.count(catalogue.POOL_TIMEOUTS, (queue, pool), 0)
+        self._per_queue[queue] = cells
+        return cells
+
+    def _task_cells(self, task: TaskContext) -> tuple[Cell, Cell]:
+        key = task.queue_name, task.name
+        known = self._per_task.get(key)
+        if known is None:
+            labels = (*key, self.labels.pool)
+            known = STATS.cell(catalogue.TASK_POOL_USES, labels), STATS.cell(catalogue.TASK_POOL_WAIT, labels)
+            self._cells.extend(known)
+            self._per_task[key] = known
+        return known
 
     def created(self, start: float) -> None:
         """A connection was opened, which began at ``start``."""

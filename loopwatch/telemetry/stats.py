@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
-from loopwatch.telemetry.wire import Labels, Table, Value
+from loopwatch.telemetry.wire import Labels, Table, Value, add_value
 
 __all__ = ["NO_TASK", "STATS", "Gauge", "Stats", "TaskContext", "current_task"]
 
@@ -48,6 +48,7 @@ Gauge = tuple[Metric, Labels, float]
 """A gauge's family, the values of its `Metric.own_labels`, and its value."""
 
 
+Cell = list[float]
 Source = Callable[[], Iterable[Gauge]]
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -65,6 +66,7 @@ class Stats:
 
     def __init__(self) -> None:
         self._sources: list[Callable[[], Source | None]] = []
+        self._cells: list[tuple[Metric, Labels, Cell]] = []
         self.reset()
 
     def reset(self) -> None:
@@ -75,47 +77,64 @@ class Stats:
         self._series = 0
         self.changes = 0
         self.nonce = secrets.token_hex(4)
+        for metric, labels, cell in self._cells:
+            cell[:] = [0] * len(cell)
+            self._row(metric, labels)
 
     def count(self, metric: Metric, labels: Labels = (), amount: float = 1) -> None:
         """Adds ``amount`` to a counter; 0 makes its series exist ("born at 0")."""
         with self._lock:
-            rows = self._counters.get(metric)
-            if rows is None:
-                rows = self._counters[metric] = {}
-            value = rows.get(labels)
-            if value is None:
-                if not self._admit(metric):
-                    return
-                value = 0
-            rows[labels] = value + amount  # type: ignore[operator]  # a counter's value is never a list
-            self.changes += 1
+            rows = self._row(metric, labels)
+            if rows is not None:
+                rows[labels] += amount  # type: ignore[operator]  # a counter's value is never a list
+                self.changes += 1
 
     def observe(self, metric: Metric, labels: Labels, seconds: float) -> None:
         """Adds one observation to a histogram."""
         with self._lock:
-            rows = self._counters.get(metric)
-            if rows is None:
-                rows = self._counters[metric] = {}
-            value = rows.get(labels)
-            if value is None:
-                if not self._admit(metric):
-                    return
-                value = rows[labels] = [0] * (len(metric.buckets) + 2)
-            value[bisect_left(metric.buckets, seconds)] += 1  # type: ignore[index]  # a histogram's value is a list
-            value[-1] += seconds  # type: ignore[index]
-            self.changes += 1
+            rows = self._row(metric, labels)
+            if rows is not None:
+                value: list[float] = rows[labels]  # type: ignore[assignment]  # a histogram's value is a list
+                value[bisect_left(metric.buckets, seconds)] += 1
+                value[-1] += seconds
+                self.changes += 1
 
-    def _admit(self, metric: Metric) -> bool:
-        if self._series >= MAX_SERIES and metric is not catalogue.TELEMETRY_DROPPED:
-            self.count(catalogue.TELEMETRY_DROPPED, ("series_limit",))
-            return False
-        self._series += 1
-        return True
+    def cell(self, metric: Metric, labels: Labels) -> Cell:
+        """Numbers that one thread adds to by itself, without our lock: a counter as ``[sum]``, a histogram as on the
+        wire. They are part of `counters` until `fold`; `changes` is their owner's to move.
+        """
+        cell: Cell = [0] * (len(metric.buckets) + 2 if metric.buckets else 1)
+        with self._lock:
+            if self._row(metric, labels) is not None:
+                self._cells.append((metric, labels, cell))
+        return cell
+
+    def fold(self, cells: list[Cell]) -> None:
+        """The owner of these cells is gone: what they hold is kept, they are not."""
+        with self._lock:
+            gone = {id(cell) for cell in cells}
+            for metric, labels, cell in self._cells:
+                if id(cell) in gone:
+                    rows = self._counters[metric]
+                    rows[labels] = add_value(rows[labels], cell if metric.buckets else cell[0])
+            self._cells = [kept for kept in self._cells if id(kept[2]) not in gone]
+
+    def _row(self, metric: Metric, labels: Labels) -> dict[Labels, Value] | None:
+        """The family's rows, which hold these labels; ``None`` when the process has all the series that it may have."""
+        rows = self._counters.get(metric)
+        if rows is None:
+            rows = self._counters[metric] = {}
+        if labels not in rows:
+            if self._series >= MAX_SERIES and metric is not catalogue.TELEMETRY_DROPPED:
+                self.count(catalogue.TELEMETRY_DROPPED, ("series_limit",))
+                return None
+            self._series += 1
+            rows[labels] = [0] * (len(metric.buckets) + 2) if metric.buckets else 0
+        return rows
 
     def value(self, metric: Metric, labels: Labels = ()) -> float:
-        """A counter's value now, 0 when it was never counted."""
-        with self._lock:
-            value = self._counters.get(metric, {}).get(labels, 0)
+        """A counter's value now, or a histogram's number of observations; 0 when it was never counted."""
+        value = self.counters().get(metric.wire_name, {}).get(labels, 0)
         return value if not isinstance(value, list) else sum(value[:-1])
 
     def add_source(self, source: Source) -> None:
@@ -128,12 +147,16 @@ class Stats:
     def counters(self) -> Table:
         """A copy of all counters and histograms."""
         with self._lock:
-            return {
+            table: Table = {
                 metric.wire_name: {
                     labels: list(value) if isinstance(value, list) else value for labels, value in rows.items()
                 }
                 for metric, rows in self._counters.items()
             }
+            for metric, labels, cell in self._cells:
+                rows = table[metric.wire_name]
+                rows[labels] = add_value(rows[labels], cell if metric.buckets else cell[0])
+        return table
 
     def gauges(self) -> Table:
         """All gauges, read now. Values that two sources give for one label set are merged as the family says."""

@@ -17,7 +17,7 @@ def sessions(database_url: str, where: str = "true") -> int:
     """How many client sessions (but our own) this test's database has."""
     with psycopg.connect(plain(database_url), autocommit=True) as connection:
         row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() AND "  # noqa: S608
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() AND "
             f"backend_type = 'client backend' AND {where}",  # type: ignore[arg-type]  # our own constants
             [urlsplit(database_url).path.lstrip("/")],
         ).fetchone()

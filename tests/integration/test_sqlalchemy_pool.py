@@ -316,9 +316,7 @@ def test_async_sessions_work_on_any_loop(database_url: str) -> None:
 
 
 def test_what_the_pool_tells(database_url: str) -> None:
-    engine = loopwatch.create_async_engine(
-        database_url, name="told", pool_size=1, max_overflow=0, pool_timeout=0.2
-    )
+    engine = loopwatch.create_async_engine(database_url, name="told", pool_size=1, max_overflow=0, pool_timeout=0.2)
     task = TaskContext("logs", "app.store", "1")
     gauges: dict[str, dict[tuple[str, ...], object]] = {}
 

@@ -1,0 +1,324 @@
+"""The Redis adapter against a real Redis: one global client on many loops, in threads, after forks, and at every end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+import uvloop
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import MaxConnectionsError
+
+import loopwatch
+from loopwatch import LoopConflictError, RedisConnectionPool, redis_from_url
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.stats import STATS
+
+RUNNERS = [asyncio.run, uvloop.run]
+
+
+@pytest.fixture(autouse=True)
+def _numbers() -> Iterator[None]:
+    STATS.reset()
+    yield
+    STATS.reset()
+
+
+class Sessions:
+    """The sessions that clients named ``app`` have on the server."""
+
+    def __init__(self, url: str) -> None:
+        self._admin = redis.Redis.from_url(url)
+
+    def __call__(self) -> int:
+        return sum(client["name"] == "app" for client in self._admin.client_list())
+
+    def become(self, number: int, seconds: float = 10) -> bool:
+        """Waits until there are so many; the server notices a closed socket a little later."""
+        deadline = time.monotonic() + seconds
+        while self() != number and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self() == number
+
+    def close(self) -> None:
+        self._admin.close()
+
+
+@pytest.fixture
+def sessions(redis_url: str) -> Iterator[Sessions]:
+    found = Sessions(redis_url)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Redis:
+    return redis_from_url(redis_url, client_name="app", decode_responses=True)
+
+
+async def everything(client: Redis) -> None:
+    """Whatever a client asks of a pool: commands, a pipeline, a lock, a blocking command, a script, pub/sub."""
+    await asyncio.gather(*(client.incr("counter") for _ in range(5)))
+    async with client.pipeline(transaction=True) as pipeline:
+        assert await pipeline.set("key", "value").get("key").execute() == [True, "value"]
+    async with client.lock("lock", timeout=5):
+        assert await client.exists("lock")
+    async with asyncio.TaskGroup() as tasks:
+        popped = tasks.create_task(client.blpop(["list"], timeout=5))
+        tasks.create_task(client.rpush("list", "item"))
+    assert popped.result() == ["list", "item"]
+    assert await client.register_script("return ARGV[1]")(args=["x"]) == "x"
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe("channel")
+        await client.publish("channel", "hello")
+        async for message in pubsub.listen():
+            if message["type"] == "message":
+                assert message["data"] == "hello"
+                return
+
+
+@pytest.mark.parametrize("run", RUNNERS)
+def test_one_global_client_on_a_hundred_loops(run: Callable[..., None], client: Redis, sessions: Sessions) -> None:
+    for _ in range(100):
+        run(everything(client))
+    assert sessions.become(0)
+    pool = client.connection_pool.name
+    assert STATS.value(catalogue.ENGINES_CREATED, (pool,)) == 100
+    assert STATS.value(catalogue.ENGINES_DISPOSED, (pool, "loop_end")) == 100
+
+
+def test_the_client_is_a_genuine_one(client: Redis) -> None:
+    assert type(client) is Redis
+    assert isinstance(client.connection_pool, redis.asyncio.ConnectionPool)
+    assert client.get_encoder().decode_responses
+
+
+def test_a_subclass_of_a_client_on_a_pool_of_ours(redis_url: str, sessions: Sessions) -> None:
+    class MyRedis(Redis):
+        pass
+
+    client = MyRedis(connection_pool=RedisConnectionPool.from_url(redis_url, client_name="app", decode_responses=True))
+    for _ in range(3):
+        asyncio.run(everything(client))
+    assert sessions.become(0)
+
+
+def test_loops_in_threads_at_once(client: Redis, sessions: Sessions) -> None:
+    failures: list[BaseException] = []
+
+    threads = [threading.Thread(target=lambda: asyncio.run(_commands(client, failures))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sessions.become(0)
+
+
+async def _commands(client: Redis, failures: list[BaseException]) -> None:
+    try:
+        for _ in range(50):
+            await client.incr("counter")
+    except Exception as error:
+        failures.append(error)
+        raise
+
+
+def test_connections_are_reused_on_one_loop(client: Redis, sessions: Sessions) -> None:
+    with asyncio.Runner() as runner:
+        for _ in range(20):
+            runner.run(client.incr("counter"))
+        assert sessions() == 1
+    assert sessions.become(0)
+
+
+def test_aclose_closes_this_loop_s_connections_only(client: Redis, sessions: Sessions) -> None:
+    with asyncio.Runner() as kept, asyncio.Runner() as closed:
+        kept.run(client.ping())
+        closed.run(client.ping())
+        assert sessions() == 2
+        closed.run(client.aclose())
+        assert sessions.become(1)
+        kept.run(client.ping())
+        closed.run(client.ping())  # as with redis-py: a command after aclose connects again
+        closed.run(client.connection_pool.disconnect())
+        assert sessions.become(1)
+    assert sessions.become(0)
+
+
+def test_a_bare_loop_close_is_swept(client: Redis, sessions: Sessions) -> None:
+    with warnings.catch_warnings(record=True):  # redis-py and asyncio rightly warn of what is left open
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(client.ping())
+        loop.close()
+        assert sessions() == 1
+        asyncio.run(client.ping())
+        assert sessions.become(0)
+        del loop
+    assert STATS.value(catalogue.ENGINES_DISPOSED, (client.connection_pool.name, "loop_closed")) == 1
+
+
+def test_an_async_generator_that_still_uses_the_client_while_the_loop_ends(client: Redis, sessions: Sessions) -> None:
+    async def cleaning() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            for _ in range(10):
+                await client.incr("cleaned")
+
+    async def leave_it_open() -> None:
+        first, second = cleaning(), cleaning()
+        kept.extend([first, second])
+        await anext(first)
+        await client.ping()
+        await anext(second)
+
+    kept: list[AsyncIterator[None]] = []
+    asyncio.run(leave_it_open())
+    assert sessions.become(0)
+    assert asyncio.run(client.get("cleaned")) == "20"
+
+
+def test_a_pubsub_of_another_loop_is_refused(client: Redis, sessions: Sessions) -> None:
+    with asyncio.Runner() as owner, asyncio.Runner() as other:
+        pubsub = client.pubsub()
+        owner.run(pubsub.subscribe("channel"))
+        for use in (lambda: pubsub.subscribe("more"), lambda: pubsub.get_message(timeout=1), pubsub.aclose):
+            with pytest.raises(LoopConflictError, match="make it anew on the loop that uses it") as caught:
+                other.run(_run(use))
+            assert (caught.value.resource, caught.value.kind) == ("redis", "cross_loop")
+        owner.run(client.publish("channel", "hello"))
+        seen = [owner.run(pubsub.get_message(timeout=5)) for _ in range(2)]
+        assert [message["type"] for message in seen if message] == ["subscribe", "message"]
+        owner.run(pubsub.aclose())  # type: ignore[no-untyped-call]
+    assert STATS.value(catalogue.LOOP_CONFLICTS, ("", "", "redis", "cross_loop", "guard")) == 3
+    assert sessions.become(0)
+
+
+def test_a_pubsub_of_a_closed_loop_is_refused(client: Redis) -> None:
+    pubsub = client.pubsub()
+    asyncio.run(pubsub.subscribe("channel"))
+    with pytest.raises(LoopConflictError) as caught:
+        asyncio.run(_run(lambda: pubsub.get_message(timeout=1)))
+    assert caught.value.kind == "closed_loop"
+    # Nothing of it is left in the pool of the loop that was refused.
+    asyncio.run(client.ping())
+
+
+async def _run(make: Callable[[], Any]) -> Any:
+    return await make()
+
+
+def test_a_fork_harms_neither_side(client: Redis, sessions: Sessions) -> None:
+    with asyncio.Runner() as runner:
+        runner.run(everything(client))
+        before = sessions()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                asyncio.run(everything(client))
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert sessions.become(before)
+        runner.run(everything(client))
+    assert sessions.become(0)
+
+
+def test_max_connections_are_each_loop_s(redis_url: str) -> None:
+    client = redis_from_url(redis_url, max_connections=1)
+
+    async def two() -> None:
+        async with client.pubsub() as pubsub:
+            await pubsub.subscribe("channel")
+            await client.ping()
+
+    with asyncio.Runner() as other:
+        other.run(client.ping())
+        asyncio.run(client.ping())
+        with pytest.raises(MaxConnectionsError):
+            asyncio.run(two())
+
+
+def test_a_blocking_pool_on_each_loop(redis_url: str, sessions: Sessions) -> None:
+    pool = RedisConnectionPool.from_url(
+        redis_url, pool_class=BlockingConnectionPool, max_connections=1, timeout=5, client_name="app"
+    )
+    client = Redis(connection_pool=pool)
+
+    async def many() -> int:
+        await asyncio.gather(*(client.incr("counter") for _ in range(20)))
+        return sessions()
+
+    assert [asyncio.run(many()) for _ in range(3)] == [1, 1, 1]
+    assert sessions.become(0)
+
+
+def test_connection_options_keep_their_meaning_while_the_pool_lives(client: Redis, sessions: Sessions) -> None:
+    async def names() -> list[str]:
+        async with client.client() as one, client.client() as two:
+            return [str(await one.client_getname()), str(await two.client_getname())]
+
+    with asyncio.Runner() as runner:
+        runner.run(client.ping())
+        client.connection_pool.connection_kwargs["client_name"] = "renamed"
+        # One connection was open before, the other is a new one.
+        assert sorted(runner.run(names())) == ["app", "renamed"]
+    assert asyncio.run(names()) == ["renamed", "renamed"]
+
+
+def test_retry_is_set_on_every_loop(client: Redis) -> None:
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    retry: Any = Retry(NoBackoff(), 7)  # type: ignore[no-untyped-call]
+    with asyncio.Runner() as runner:
+        runner.run(client.ping())
+        client.set_retry(retry)
+        connection = runner.run(client.connection_pool.get_connection())
+        assert connection.retry is retry
+        runner.run(client.connection_pool.release(connection))
+
+
+def test_gauges(client: Redis, redis_url: str) -> None:
+    pool = client.connection_pool.name
+    place = redis_url.removeprefix("redis://").rpartition("@")[2]
+
+    async def with_one_in_use() -> dict[str, Any]:
+        await asyncio.gather(client.ping(), client.ping())
+        async with client.pubsub() as pubsub:
+            await pubsub.subscribe("channel")
+            return STATS.gauges()
+
+    table = asyncio.run(with_one_in_use())
+    assert table["pool_connections"][(pool, "used")] == 1
+    assert table["pool_connections"][(pool, "idle")] >= 1
+    assert table["pool_connections_max"][(pool,)] == 100
+    assert table["pool_info"][(pool, "redis", place)] == 1
+
+
+def test_no_credentials_in_labels() -> None:
+    client = redis_from_url("redis://someone:secret@example.invalid:7000/2", name="queue")
+    assert "secret" not in repr(STATS.gauges())
+    assert (("queue", "redis", "example.invalid:7000/2") in STATS.gauges()["pool_info"]) is True
+    assert client.connection_pool.name == "queue"
+
+
+def test_bad_options_are_refused_at_construction() -> None:
+    with pytest.raises(loopwatch.ConfigurationError, match="single_connection_client"):
+        redis_from_url("redis://localhost", single_connection_client=True)
+    with pytest.raises(loopwatch.ConfigurationError, match="pool_class"):
+        RedisConnectionPool(pool_class=RedisConnectionPool)
+    with pytest.raises(ValueError, match="scheme"):
+        redis_from_url("localhost:6379")
+    with pytest.raises(ValueError, match="max_connections"):
+        redis_from_url("redis://localhost", max_connections=-1)

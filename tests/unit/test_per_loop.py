@@ -1,0 +1,246 @@
+"""`PerLoop`: one value a live loop, whatever ends the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import uvloop
+
+from loopwatch import PerLoop
+from loopwatch.per_loop import DISPOSE_TIMEOUT
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.stats import STATS
+
+
+class Thing:
+    """A resource that knows where it was made and where it was ended."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.ended_on: list[asyncio.AbstractEventLoop] = []
+
+
+async def end(thing: Thing) -> None:
+    await asyncio.sleep(0)
+    thing.ended_on.append(asyncio.get_running_loop())
+
+
+@pytest.fixture
+def things() -> PerLoop[Thing]:
+    return PerLoop(Thing, dispose=end, name="things")
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[..., object]:
+    return asyncio.run if request.param == "asyncio" else uvloop.run
+
+
+@pytest.fixture
+def loops() -> Iterator[list[asyncio.AbstractEventLoop]]:
+    made = [asyncio.new_event_loop() for _ in range(3)]
+    yield made
+    for loop in made:
+        if not loop.is_closed():
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+
+async def get(things: PerLoop[Thing]) -> Thing:
+    return things.get()
+
+
+def test_one_value_a_loop_made_and_ended_on_it(things: PerLoop[Thing], run: Callable[..., Thing]) -> None:
+    async def twice() -> Thing:
+        first = things.get()
+        assert things.get() is first is things.peek() is await things.aget()
+        assert first.loop is asyncio.get_running_loop()
+        return first
+
+    made = [run(twice()) for _ in range(3)]
+    assert len(set(made)) == 3
+    assert all(thing.ended_on == [thing.loop] for thing in made)
+    assert len(things) == 0
+
+
+def test_live_loops_keep_their_values(things: PerLoop[Thing], loops: list[asyncio.AbstractEventLoop]) -> None:
+    made = [loop.run_until_complete(get(things)) for loop in loops]
+    assert [loop.run_until_complete(get(things)) for loop in loops] == made
+    assert dict(things.live()) == dict(zip(loops, made, strict=True))
+    assert list(things) == made
+    assert repr(things) == "<PerLoop 'things' loops=3>"
+
+
+def test_the_entry_of_a_loop_that_was_just_closed_is_swept_by_the_next_one(
+    loops: list[asyncio.AbstractEventLoop],
+) -> None:
+    closed: list[str] = []
+
+    class Socket:
+        def fileno(self) -> int:
+            return -1
+
+        def close(self) -> None:
+            closed.append("socket")
+
+    things = PerLoop(Thing, name="swept", sockets=lambda _: [Socket()])
+    loops[0].run_until_complete(get(things))
+    loops[0].close()
+    assert STATS.gauges()["engines_orphaned"][("swept",)] == 1
+    loops[1].run_until_complete(get(things))
+    assert closed == ["socket"]
+    assert len(things) == 1
+    assert STATS.value(catalogue.ENGINES_DISPOSED, ("swept", "loop_closed")) == 1
+    assert STATS.gauges()["engines_orphaned"][("swept",)] == 0
+
+
+def test_loops_are_freed(things: PerLoop[Thing]) -> None:
+    references = []
+    for _ in range(20):
+        loop = asyncio.new_event_loop()
+        references.append(weakref.ref(loop))
+        loop.run_until_complete(get(things))
+        loop.close()
+    del loop
+    asyncio.run(get(things))
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 20
+
+
+def test_a_perloop_that_is_dropped_ends_its_value_on_its_loop() -> None:
+    async def drop() -> Thing:
+        dropped = PerLoop(Thing, dispose=end)
+        thing = dropped.get()
+        del dropped
+        gc.collect()
+        async with asyncio.timeout(5):
+            while not thing.ended_on:  # noqa: ASYNC110  # the collector has no event to wait for
+                await asyncio.sleep(0.001)
+        return thing
+
+    thing = asyncio.run(drop())
+    assert thing.ended_on == [thing.loop]
+
+
+def test_an_async_factory_runs_once_however_many_ask() -> None:
+    calls = []
+
+    async def make() -> Thing:
+        calls.append(1)
+        await asyncio.sleep(0.01)
+        return Thing()
+
+    things = PerLoop(make)
+
+    async def ask_together() -> set[Thing]:
+        first = asyncio.create_task(things.aget())
+        others = [asyncio.create_task(things.aget()) for _ in range(9)]
+        await asyncio.sleep(0)
+        first.cancel()  # whoever asked first may go: the others still get the one value
+        return set(await asyncio.gather(*others))
+
+    assert len(asyncio.run(ask_together())) == 1
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_failure_is_told_and_not_kept(asynchronous: bool) -> None:
+    attempts = []
+
+    def make() -> str:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ConnectionError("not yet")
+        return "made"
+
+    async def make_later() -> str:
+        return make()
+
+    things: PerLoop[str] = PerLoop(make_later if asynchronous else make)
+
+    async def ask() -> str:
+        with pytest.raises(ConnectionError, match="not yet"):
+            await things.aget()
+        return await things.aget()
+
+    assert asyncio.run(ask()) == "made"
+
+
+def test_aclose_ends_the_value_now_and_the_next_one_is_new(things: PerLoop[Thing]) -> None:
+    async def ask() -> tuple[Thing, Thing]:
+        first = things.get()
+        await things.aclose()
+        assert first.ended_on == [first.loop]
+        await things.aclose()
+        return first, things.get()
+
+    first, second = asyncio.run(ask())
+    assert first is not second
+    assert len(first.ended_on) == len(second.ended_on) == 1
+
+
+def test_a_disposal_that_fails_or_hangs_does_not_keep_the_loop(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopwatch.per_loop.DISPOSE_TIMEOUT", 0.05)
+    assert DISPOSE_TIMEOUT < 30  # the real one is bounded too
+
+    async def fail(_: Thing) -> None:
+        raise OSError("gone")
+
+    async def hang(_: Thing) -> None:
+        await asyncio.Event().wait()
+
+    for dispose in (fail, hang):
+        things = PerLoop(Thing, dispose=dispose, name=dispose.__name__)
+        asyncio.run(get(things))
+    assert [record.getMessage() for record in caplog.records] == [
+        "the disposal of fail on its loop failed: OSError: gone",
+        "the disposal of hang on its loop failed: TimeoutError: ",
+    ]
+
+
+def test_many_threads_each_with_many_loops(things: PerLoop[Thing]) -> None:
+    barrier = threading.Barrier(8)
+
+    def work(_: int) -> list[Thing]:
+        barrier.wait(10)
+        return [asyncio.run(get(things)) for _ in range(25)]
+
+    with ThreadPoolExecutor(8) as threads:
+        made = [thing for batch in threads.map(work, range(8)) for thing in batch]
+    assert len(set(made)) == 200
+    assert all(thing.ended_on == [thing.loop] for thing in made)
+    assert len(things) == 0
+
+
+def test_gauges_say_how_many_loops_and_engines_live(loops: list[asyncio.AbstractEventLoop]) -> None:
+    first, second = PerLoop(Thing, name="first"), PerLoop(Thing, name="second")
+    for loop in loops[:2]:
+        loop.run_until_complete(get(first))
+    loops[0].run_until_complete(get(second))
+    gauges = STATS.gauges()
+    assert gauges["engines"][("first",)] == 2
+    assert gauges["engines"][("second",)] == 1
+    assert gauges["loops"][()] == 2
+
+
+def test_misuse_says_what_to_write() -> None:
+    with pytest.raises(RuntimeError, match=r"no event loop is running.*run_async"):
+        PerLoop(list).get()
+    with pytest.raises(TypeError, match="a function that makes a value"):
+        PerLoop("redis://localhost")  # type: ignore[arg-type]
+
+    async def make() -> str:
+        return ""
+
+    async def ask() -> None:
+        with pytest.raises(TypeError, match=r"await \.\.\.\.aget\(\)"):
+            PerLoop(make).get()
+
+    asyncio.run(ask())
