@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
+from loopwatch.adapters.guards import guard_connect_arguments
 from loopwatch.adapters.loop_pool import LoopPool, dispose_with_loop, sockets_of
 from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
 from loopwatch.per_loop import PerLoop, sweep
@@ -60,17 +61,17 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         for listeners in (self.dispatch.connect, self.dispatch.first_connect):
             listeners.for_modify(self.dispatch)._exec_once_mutex = _FirstConnectMutex()  # type: ignore[attr-defined]
         event.listen(self, "invalidate", self._count_invalidation)
-        # The pool is not told the URL; the parameters of the first connect say the same.
         if isinstance(self._dialect, Dialect):
-            event.listen(self._dialect, "do_connect", self._learn_database)
+            event.listen(self._dialect, "do_connect", self._before_connect)
         STATS.add_source(self._gauges)
 
     def describe(self, url: URL) -> None:
         """Tells the pool which database it goes to (no credentials are kept)."""
         self._set_database(url.host, url.port, url.database)
 
-    def _learn_database(self, _dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> None:
-        if not self.labels.database:
+    def _before_connect(self, dialect: Dialect, _record: object, _args: object, parameters: dict[str, Any]) -> None:
+        guard_connect_arguments(dialect.driver, parameters)
+        if not self.labels.database:  # the pool is not told the URL; the parameters say the same
             database = parameters.get("database") or parameters.get("dbname") or parameters.get("db")
             self._set_database(parameters.get("host"), parameters.get("port"), database)
 

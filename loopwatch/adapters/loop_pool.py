@@ -21,6 +21,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
 from loopwatch.adapters.drivers import driver_sockets
+from loopwatch.adapters.guards import guard_connection
 from loopwatch.adapters.pool_meter import PoolMeter
 from loopwatch.adapters.sockets import SocketHandle, close_all
 
@@ -59,6 +60,7 @@ class LoopPool(AsyncAdaptedQueuePool):
         # Shared, not copied: a copy would miss listeners that are added later, and would run the dialect's first
         # connect once a loop, each time for a dialect that others already use.
         self.__dict__["dispatch"] = owner.dispatch
+        self._driver = str(getattr(self._dialect, "driver", ""))
         self._pool.qsize()  # makes the asyncio.Queue here, on its loop, before the reporter's thread asks for its size
         self._connect = self._invoke_creator
         self._invoke_creator = self._measured_connect  # type: ignore[assignment]  # its protocol is private
@@ -76,6 +78,7 @@ class LoopPool(AsyncAdaptedQueuePool):
     def _measured_connect(self, record: ConnectionPoolEntry) -> Any:
         start = perf_counter()
         connection = self._connect(record)
+        guard_connection(self._driver, connection, self.loop)
         self.meter.created(start)
         self._records.add(record)
         return connection
@@ -129,7 +132,7 @@ class LoopPool(AsyncAdaptedQueuePool):
             yield from self._sockets_of(record.driver_connection)
 
     def _sockets_of(self, connection: object) -> Iterator[SocketHandle]:
-        return driver_sockets(getattr(self._dialect, "driver", ""), connection)
+        return driver_sockets(self._driver, connection)
 
 
 _tasks: set[asyncio.Task[Any]] = set()

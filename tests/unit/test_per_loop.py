@@ -234,7 +234,7 @@ def test_misuse_says_what_to_write() -> None:
     with pytest.raises(RuntimeError, match=r"no event loop is running.*run_async"):
         PerLoop(list).get()
     with pytest.raises(TypeError, match="a function that makes a value"):
-        PerLoop("redis://localhost")  # type: ignore[arg-type]
+        PerLoop("redis://localhost")  # type: ignore[call-overload]
 
     async def make() -> str:
         return ""
