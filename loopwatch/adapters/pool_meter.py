@@ -36,13 +36,26 @@ class PoolLabels:
 class PoolMeter:
     """The numbers of one pool on one loop. ``held`` maps a checked-out item to since when, and for whom."""
 
-    __slots__ = ("__weakref__", "_cells", "_peaks", "_per_queue", "_per_task", "held", "labels", "waiting")
+    __slots__ = (
+        "__weakref__",
+        "_cells",
+        "_high",
+        "_peaks",
+        "_per_queue",
+        "_per_task",
+        "_step_end",
+        "held",
+        "labels",
+        "waiting",
+    )
 
     def __init__(self, labels: PoolLabels) -> None:
         self.labels = labels
         self.held: dict[object, tuple[float, TaskContext]] = {}
         self.waiting = 0
         self._peaks: dict[int, int] = {}
+        self._high = 0
+        self._step_end = 0.0
         # Only this loop's thread adds to them, so they need no lock; they are looked up once a queue and task.
         self._cells: list[Cell] = []
         self._per_queue: dict[str, tuple[Cell, Cell]] = {}
@@ -54,10 +67,8 @@ class PoolMeter:
         now = perf_counter()
         task = current_task.get()
         self.held[item] = (now, task)
-        used = len(self.held)
-        step = int(now // _PEAK_STEP)
-        if used > self._peaks.get(step, 0):
-            self._raise_peak(step, used)
+        if len(self.held) > self._high or now >= self._step_end:
+            self._raise_peak(now)
         self._waited(task, now - start)
         if task is not NO_TASK:
             self._task_cells(task)[0][0] += 1
@@ -109,8 +120,11 @@ class PoolMeter:
         """A connection was opened, which began at ``start``."""
         STATS.observe(catalogue.POOL_CREATE, (self.labels.pool,), perf_counter() - start)
 
-    def _raise_peak(self, step: int, used: int) -> None:
-        self._peaks[step] = used
+    def _raise_peak(self, now: float) -> None:
+        """Notes the most of this step of `_PEAK_STEP` seconds; steps beyond the window go."""
+        step = int(now // _PEAK_STEP)
+        self._high, self._step_end = len(self.held), (step + 1) * _PEAK_STEP
+        self._peaks[step] = self._high
         for old in [known for known in self._peaks if known < step - PEAK_WINDOW / _PEAK_STEP]:
             del self._peaks[old]
 

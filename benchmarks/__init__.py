@@ -1,0 +1,1 @@
+"""What is claimed of speed, measured beside its baseline: `make bench`."""
