@@ -1,0 +1,1 @@
+"""What every part of the application shares: settings, logging, the Celery application."""

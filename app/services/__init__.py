@@ -1,0 +1,1 @@
+"""What the tasks and the API do, apart from how they are called."""

@@ -1,0 +1,109 @@
+"""``APP_RESOURCES``: the disease really happens and every conflict of it is counted once; the cure shows none."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import loopwatch
+from tests.acceptance.client import Client, results
+from tests.acceptance.stack import Page, Stack, eventually, scrape, total
+
+pytestmark = pytest.mark.timeout(300)
+
+QUEUES = ("logs", "content", "roadmap_workflow")
+ROADMAPS = 8
+
+
+@pytest.fixture
+def stack(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Stack]:
+    with Stack.running(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url) as stack:
+        stack.start_monitor()
+        stack.start_llm()
+        stack.start_api()
+        yield stack
+
+
+def _drive(stack: Stack) -> None:
+    """Begins roadmaps and approves each, until all of them have ended and no task is left."""
+    client = Client(stack.api)
+    left = {client.begin(f"Learn the number {number}") for number in range(ROADMAPS)}
+    deadline = time.monotonic() + 120
+    while left:
+        for task_id in list(left):
+            state = client.task(task_id)["state"]
+            if state == "waiting_for_review":
+                assert client.review(task_id, approved=True).status == 202
+            elif state in ("completed", "failed"):
+                left.discard(task_id)
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    url = stack.environment["REDIS_URL"]
+    eventually(lambda: all(result["status"] in ("SUCCESS", "FAILURE") for result in results(url)))
+
+
+def _is_conflict(result: dict[str, Any]) -> bool:
+    return result["status"] == "FAILURE" and loopwatch.classify(result["traceback"]) is not None
+
+
+def _by_queue(page: Page, name: str, **labels: str) -> dict[str, int]:
+    counts = {queue: int(total(page, name, queue_name=queue, **labels)) for queue in QUEUES}
+    return {queue: count for queue, count in counts.items() if count}
+
+
+def _idle_in_transaction(stack: Stack) -> int:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
+    with psycopg.connect(stack.environment["DATABASE_URL"].replace("+asyncpg", "")) as connection:
+        row = connection.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_with_the_disease_every_conflict_is_counted_once(stack: Stack) -> None:
+    stack.start_workers(APP_RESOURCES="global")
+    # A healthy worker beside the sick one: without it no roadmap would get as far as its content.
+    stack.start_workers("celery_workflow", CELERY_NODE_HOST="healthy")
+    _drive(stack)
+
+    in_errors = Counter(result["queue"] for result in results(stack.environment["REDIS_URL"]) if _is_conflict(result))
+    assert in_errors["roadmap_workflow"]
+    assert in_errors["content"]
+    page: Page = {}
+
+    def counted() -> bool:
+        page.update(scrape(f"{stack.monitor}/metrics"))
+        failed = _by_queue(page, "loopwatch_notification_failures_total", reason="loop_conflict")
+        return _by_queue(page, "loopwatch_loop_conflicts_total") == dict(in_errors + Counter(failed))
+
+    eventually(counted, what=f"errors {in_errors}")
+    assert total(page, "loopwatch_notification_failures_total", reason="loop_conflict") > 0
+    assert total(page, "loopwatch_loop_conflicts_total", hostname="workflow@healthy") == 0
+    assert _idle_in_transaction(stack) > 0
+
+
+def test_with_the_cure_the_same_traffic_shows_none(stack: Stack) -> None:
+    stack.start_workers(APP_RESOURCES="loop_aware")
+    _drive(stack)
+    held = results(stack.environment["REDIS_URL"])
+    assert {result["status"] for result in held} == {"SUCCESS"}
+    assert _idle_in_transaction(stack) == 0
+
+    def notified() -> Page | None:
+        page = scrape(f"{stack.monitor}/metrics")
+        sent = _by_queue(page, "loopwatch_notifications_total", operation="notify")
+        # In the workflow's queue: two for the outline, one after the review, one at the end.
+        return page if sent.get("roadmap_workflow") == 4 * ROADMAPS else None
+
+    page = eventually(notified)
+    assert total(page, "loopwatch_loop_conflicts_total") == 0
+    assert total(page, "loopwatch_notification_failures_total") == 0
+    assert total(page, "loopwatch_engines_orphaned") == 0
+    # The API is no worker, and reports for itself.
+    assert total(page, "loopwatch_notifications_total", hostname=f"api@{socket.gethostname()}") == ROADMAPS
