@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from loopwatch.adapters.http import HTTPTransport, http_client
     from loopwatch.adapters.redis import RedisConnectionPool, redis_from_url
     from loopwatch.adapters.sqlalchemy import LoopAwarePool, create_async_engine, observe
-    from loopwatch.budget import Budget, budget
-    from loopwatch.celery import AsyncTask, instrument
+    from loopwatch.celery.instrument import instrument
+    from loopwatch.celery.task import AsyncTask
     from loopwatch.conflicts import Conflict, classify
+    from loopwatch.connection_budget import Budget, budget
     from loopwatch.errors import (
         BudgetError,
         ConfigurationError,
@@ -64,7 +65,7 @@ _HOMES = {
     "loopwatch.adapters.http": ("HTTPTransport", "http_client"),
     "loopwatch.adapters.redis": ("RedisConnectionPool", "redis_from_url"),
     "loopwatch.adapters.sqlalchemy": ("LoopAwarePool", "create_async_engine", "observe"),
-    "loopwatch.budget": ("Budget", "budget"),
+    "loopwatch.connection_budget": ("Budget", "budget"),
     "loopwatch.celery": ("AsyncTask", "instrument"),
     "loopwatch.conflicts": ("Conflict", "classify"),
     "loopwatch.errors": (

@@ -9,9 +9,8 @@ time however long the text (reprs of 200 kB are seen), and escaped quotes of a r
 - *definite*: the message can mean nothing else;
 - *ambiguous*: seen when a connection is shared over a fork, but also with a hand-made ``BEGIN`` or behind pgbouncer; a
   definite one anywhere in the chain wins;
-- aftermath and concurrent use (``another operation is in progress``, ``readuntil() called while another coroutine``,
-  ``Timeout context manager should be used inside a task``) have no row: alone they are no loop conflict, and where they
-  are, the definite error that caused them is in the chain.
+- aftermath and concurrent use (``another operation is in progress``, ``readuntil() called while another coroutine``)
+  have no row: alone they are no conflict, and where they are one, the definite error is in the chain.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 from loopwatch.errors import LoopConflictError
 from loopwatch.telemetry import catalogue
@@ -52,11 +51,10 @@ _AMBIGUOUS: Final[Sequence[_Pattern]] = (
     ("fork_shared", ("cannot use Connection.transaction() in a manually started transaction",)),
     ("fork_shared", ("prepared statement ", "__asyncpg_stmt_", " already exists")),
 )
-# As a repr and as the last line of a traceback; the kind is in the words.
-_OWN: Final[Sequence[_Pattern]] = (
-    ("cross_loop", ("LoopConflictError(",)),
-    ("cross_loop", ("loopwatch.errors.LoopConflictError: ",)),
-)
+# `LoopConflictError` as a repr and as the last line of a traceback; its words tell the kind.
+_WORDS: Final[Sequence[tuple[Kind, str]]] = (("fork_shared", "fork"), ("closed_loop", "closed"), ("cross_loop", ""))
+_NAMES: Final = ("LoopConflictError(", "loopwatch.errors.LoopConflictError: ")
+_OWN: Final[Sequence[_Pattern]] = [(kind, (name, word)) for kind, word in _WORDS for name in _NAMES]
 
 _RESOURCES: Final = {
     "sqlalchemy": "sqlalchemy",
@@ -90,6 +88,7 @@ _HINTS: Final = (
 _FILE = re.compile(r'File "([^"\n]{1,500})", line')
 _INSTALLED = re.compile(r"^.*(?:site|dist)-packages/|^.*/lib(?:64)?/python3[.\d]*t?/")
 _MARGIN = re.compile(r"^ *\| ?")
+_ESCAPED_NEWLINE = re.compile(r"(?<!\\)\\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +161,8 @@ def _find(error: BaseException, handled: BaseException | None = None) -> tuple[C
     chain = list(_follow(error, ("__cause__", "__context__", "exc"), handled))
     for one in chain:
         if isinstance(one, LoopConflictError):
-            return _own(one), one
+            kind = cast(Kind, one.kind if one.kind in get_args(Kind) else "cross_loop")
+            return Conflict(kind, one.resource, _shorten(_text(one))), one
     texts = [(one, _text(one)) for one in chain]
     for patterns in (_DEFINITE, _AMBIGUOUS):
         for one, text in texts:
@@ -171,11 +171,6 @@ def _find(error: BaseException, handled: BaseException | None = None) -> tuple[C
                 kind, line = match
                 return Conflict(kind, _resource_of(one, chain, line), _shorten(line)), one
     return None
-
-
-def _own(error: LoopConflictError) -> Conflict:
-    kind: Kind = error.kind if error.kind in get_args(Kind) else "cross_loop"  # type: ignore[assignment]
-    return Conflict(kind, error.resource, _shorten(_text(error)))
 
 
 def _follow(
@@ -202,9 +197,7 @@ def _text(error: BaseException) -> str:
 
 
 def _resource_of(holder: BaseException, chain: Sequence[BaseException], line: str) -> str:
-    roots: list[str] = []
-    for one in (holder, *chain):
-        roots += _roots_of(one.__traceback__)
+    roots = [root for one in (holder, *chain) for root in _roots_of(one.__traceback__)]
     modules = [_root(type(one).__module__, ".") for one in chain]
     return _resource(roots, modules, line)
 
@@ -240,16 +233,8 @@ def _classify_text(text: str) -> Conflict | None:
         match = _search(text, patterns)
         if match:
             kind, line = match
-            kind = _kind_of_own(line) if patterns is _OWN else kind
             return Conflict(kind, _resource(*_roots_in(text, line)), _shorten(line))
     return None
-
-
-def _kind_of_own(line: str) -> Kind:
-    """The kind of a `LoopConflictError` of which only the text is left."""
-    if "fork" in line:
-        return "fork_shared"
-    return "closed_loop" if "closed" in line else "cross_loop"
 
 
 def _search(text: str, patterns: Sequence[_Pattern]) -> tuple[Kind, str] | None:
@@ -281,12 +266,12 @@ def _messages(text: str) -> list[str]:
     """
     lines = []
     quoting = False
-    in_group = "Exception Group Traceback (most recent call last)" in text
-    for raw in _lines(text.lstrip()):
+    in_group = "+---------------- 1 ----------------" in text
+    for raw in _lines(text.strip()):
         line = _MARGIN.sub("", raw) if in_group else raw
         if line.startswith(("[SQL: ", "[parameters: ")):
             quoting = True
-        elif line.startswith(("(Background on this error", "Traceback (most recent call last)")):
+        elif line.startswith("(Background on this error") or "Traceback (most recent call last)" in line:
             quoting = False
         elif line and not quoting and not line[0].isspace() and not line.startswith("DETAIL: "):
             lines.append(line)
@@ -294,8 +279,8 @@ def _messages(text: str) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    # A repr holds a newline as a backslash and an "n".
-    return text.replace("\\n", "\n").split("\n")
+    """The lines, of a repr too; what a repr within it quotes (twice escaped) stays in its line."""
+    return text.split("\n") if "\n" in text else _ESCAPED_NEWLINE.split(text)
 
 
 def _roots_in(text: str, line: str) -> tuple[list[str], list[str], str]:

@@ -23,9 +23,10 @@ import os
 import weakref
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
-from loopwatch.adapters.sockets import SocketHandle, close_all, neutralise
+from loopwatch.sockets import SocketHandle, close_all, neutralise
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge, hold_weakly
 
@@ -53,6 +54,9 @@ class _Entry(Generic[T]):
 
 _MISSING: Any = object()
 _instances: weakref.WeakSet[PerLoop[Any]] = weakref.WeakSet()
+lasting: ContextVar[bool] = ContextVar("loopwatch_lasting", default=False)
+"""True while a value is made: the tasks and async generators that this begins belong to the loop, and outlive the run
+of `loopwatch.run_async` that asked first."""
 _ending: weakref.WeakSet[AbstractEventLoop] = weakref.WeakSet()
 """Loops whose `shutdown_asyncgens` has begun: what is made on them from now on is left to the sweep."""
 _graveyard: list[object] = []
@@ -132,7 +136,7 @@ class PerLoop(Generic[T]):
             return entry.value
         loop = self._running_loop()
         sweep()
-        value = self._factory()
+        value = _lastingly(self._factory)
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()
@@ -147,12 +151,12 @@ class PerLoop(Generic[T]):
             return entry.value
         if entry is None or entry.making is None:
             sweep()
-            value = self._factory()
+            value = _lastingly(self._factory)
             entry = _Entry()
             if not inspect.isawaitable(value):
                 return self._keep(loop, entry, cast(T, value))
             # A task of its own: the first to ask may be cancelled without the others losing the value.
-            entry.making = loop.create_task(self._make(loop, entry, value))
+            entry.making = _lastingly(lambda: loop.create_task(self._make(loop, entry, value)))
             entry.making.add_done_callback(_retrieve)
             self._entries[loop] = entry
         assert entry.making is not None
@@ -223,7 +227,8 @@ class PerLoop(Generic[T]):
             # The generator holds this object weakly: dropped by its owner, it goes, and so does the generator,
             # whose finaliser then disposes of the value on its loop.
             entry.guard = _dispose_with_loop(weakref.ref(self), loop, entry, self._dispose)
-            _start(entry.guard)
+            guard = entry.guard
+            _lastingly(lambda: _start(guard))
         return value
 
     async def _end(self, value: T) -> bool:
@@ -278,6 +283,14 @@ async def _dispose_of(value: T, dispose: Callable[[T], object] | None, name: str
         logger.warning("the disposal of %s on its loop failed: %s: %s", name, type(error).__name__, error)
         return False
     return True
+
+
+def _lastingly(function: Callable[[], T]) -> T:
+    token = lasting.set(True)
+    try:
+        return function()
+    finally:
+        lasting.reset(token)
 
 
 def _start(generator: AsyncGenerator[None, None]) -> None:

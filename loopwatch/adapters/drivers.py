@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from loopwatch.adapters.sockets import SocketHandle, transport_socket
+from loopwatch.sockets import SocketHandle, transport_socket
 
 __all__ = ["driver_sockets"]
 

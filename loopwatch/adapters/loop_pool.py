@@ -23,7 +23,7 @@ from sqlalchemy.util import greenlet_spawn
 from loopwatch.adapters.drivers import driver_sockets
 from loopwatch.adapters.guards import guard_connection
 from loopwatch.adapters.pool_meter import PoolMeter
-from loopwatch.adapters.sockets import SocketHandle, close_all
+from loopwatch.sockets import SocketHandle, close_all
 
 if TYPE_CHECKING:
     from loopwatch.adapters.loop_aware_pool import LoopAwarePool

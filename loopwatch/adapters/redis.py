@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import ChainMap
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +15,18 @@ from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 
-from loopwatch.adapters.redis_connection import connections_of, guarded, redis_sockets, refuse_elsewhere
+from loopwatch.adapters.redis_connection import (
+    connections_of,
+    follow,
+    guarded,
+    lender_of,
+    lent_by,
+    redis_sockets,
+    refuse_elsewhere,
+    take_idle,
+)
 from loopwatch.errors import ConfigurationError
-from loopwatch.per_loop import PerLoop
+from loopwatch.per_loop import PerLoop, is_ending
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge
 
@@ -88,44 +96,45 @@ class RedisConnectionPool(ConnectionPool):
             self._pool_options["max_connections"] = max_connections
         super().__init__(connection_class, max_connections, **_without_maintenance(), **options)
         self.name = name or f"redis/{self.connection_kwargs.get('db') or 0}"
-        self._pools = PerLoop(self._make_pool, dispose=_close, name=self.name, sockets=redis_sockets)
+        self._pools: PerLoop[Any] = PerLoop(self._make_pool, dispose=_close, name=self.name, sockets=redis_sockets)
         STATS.add_source(self._gauges)
 
     def _make_pool(self) -> ConnectionPool:
         options = self.connection_kwargs
-        pool = self._pool_class(connection_class=guarded(self.connection_class), **self._pool_options, **options)
-        # What the pool added is its own (its handler of maintenance notifications). The rest stays ours and is looked
-        # up when a connection is made, as ever: a password may be replaced in it while the pool lives.
-        own = {key: value for key, value in pool.connection_kwargs.items() if options.get(key) is not value}
-        pool.connection_kwargs = ChainMap(own, options)  # type: ignore[assignment]
+        bound = guarded(self.connection_class)  # type: ignore[arg-type]  # a class is hashable
+        pool = self._pool_class(connection_class=bound, **self._pool_options, **options)
+        follow(pool, options)
         return pool
 
-    def _peek(self) -> ConnectionPool | None:
+    def _peek(self) -> Any:
         return self._pools.peek() if asyncio._get_running_loop() is not None else None
 
     # ------------------------------------------------------------ passed on to the running loop's pool
     async def get_connection(self, *args: Any, **options: Any) -> AbstractConnection:
-        return await self._pools.get().get_connection(*args, **options)
+        pool = self._pools.get()
+        return lent_by(pool, await pool.get_connection(*args, **options))
 
     def get_available_connection(self) -> AbstractConnection:
-        return self._pools.get().get_available_connection()
+        pool = self._pools.get()
+        return lent_by(pool, pool.get_available_connection())
 
     def can_get_connection(self) -> bool:
         return bool(self._pools.get().can_get_connection())
 
     def make_connection(self) -> AbstractConnection:
-        return self._pools.get().make_connection()
+        connection: AbstractConnection = self._pools.get().make_connection()
+        return connection
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         await self._pools.get().ensure_connection(connection)
 
     async def release(self, connection: AbstractConnection) -> None:
         refuse_elsewhere(connection)
-        ending = self._pools.ending()
-        if ending:
-            # Nobody would close it once it is back in the pool.
+        pool = lender_of(connection) or self._pools.get()
+        if self._pools.ending() or self._pools.peek() is not pool:
+            # The pool is being closed, or was: nobody would close what is put back into it.
             await connection.disconnect()
-        await self._pools.get().release(connection)
+        await pool.release(connection)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Disconnects this loop's connections; those of other loops are theirs to close."""
@@ -204,8 +213,12 @@ def _without_maintenance() -> dict[str, Any]:
 
 
 async def _close(pool: ConnectionPool) -> None:
-    await pool.disconnect(inuse_connections=False)
-    deadline = asyncio.get_running_loop().time() + DRAIN
-    while connections_of(pool)[1] and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.01)
+    loop = asyncio.get_running_loop()
+    if is_ending(loop):
+        # Other async generators are finishing at the same time: they must not be given what is being closed.
+        idle = take_idle(pool)
+        await asyncio.gather(*(connection.disconnect() for connection in idle))
+        deadline = loop.time() + DRAIN
+        while connections_of(pool)[1] and loop.time() < deadline:  # noqa: ASYNC110  # redis-py has no event for it
+            await asyncio.sleep(0.01)
     await pool.aclose()

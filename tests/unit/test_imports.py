@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
+import loopwatch
+
 ROOT = Path(__file__).resolve().parents[2]
 
 MONITOR_MAY_USE = {
@@ -23,6 +25,7 @@ PURE_MODULES = {
     "loopwatch.per_loop",
     "loopwatch.conflicts",
     "loopwatch.errors",
+    "loopwatch.sockets",
     "loopwatch.telemetry.stats",
     "loopwatch.telemetry.wire",
     "loopwatch.telemetry.catalogue",
@@ -91,7 +94,7 @@ def app_uses_a_private_name(found: Import) -> bool:
     """The application says ``import loopwatch`` or ``from loopwatch import name``, as a reader would."""
     if not _inside(found.importer, ["app"]) or found.top not in {"loopwatch", "loopwatch_monitor"}:
         return False
-    return found.top == "loopwatch_monitor" or found.name.count(".") > 1 or "._" in found.name
+    return found.name.partition(".")[2] not in {"", *loopwatch.__all__} or found.top != "loopwatch"
 
 
 def pure_module_imports_more(found: Import) -> bool:
