@@ -1,0 +1,264 @@
+"""Bytes from the event stream to typed events; a bad event is counted by reason and never costs a good neighbour.
+
+A message holds one event (an object) or several (`task.multi`, a list: prefork workers batch up to 24). The fast path
+decodes a whole message into structs of the few fields that the monitor uses. When that fails, the message is taken
+apart and each event is judged by itself, with a parser that forgives what strict JSON forbids and Python writes
+(NaN, lone surrogates, bytes that are not UTF-8).
+
+What an event carries: Celery's `celery/events/` and the worker's and amqp's `send_event` calls, 5.x.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Annotated, ClassVar, TypeAlias, get_args
+
+import msgspec
+
+from loopwatch.telemetry.wire import EVENT_TYPE
+
+__all__ = [
+    "REASONS",
+    "AnyEvent",
+    "Event",
+    "OtherEvent",
+    "Snapshot",
+    "SnapshotInfo",
+    "TaskEvent",
+    "TaskFailed",
+    "TaskReceived",
+    "TaskRejected",
+    "TaskRetried",
+    "TaskRevoked",
+    "TaskSent",
+    "TaskStarted",
+    "TaskSucceeded",
+    "WorkerHeartbeat",
+    "WorkerOffline",
+    "WorkerOnline",
+    "accepts",
+    "decode",
+]
+
+REASONS = ("content_type", "envelope", "json", "shape", "type", "field", "snapshot", "error")
+"""Why an event was not read: a serializer other than JSON; a message that its transport could not unwrap; not JSON;
+neither an object nor a list; no usable ``type``; a field missing or of a wrong type; a snapshot's row that is not what
+its family says; an error of ours while folding it."""
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class Event(msgspec.Struct, kw_only=True, gc=False, tag_field="type"):
+    """What every event carries. ``timestamp``: Unix time in seconds, by the sender's clock."""
+
+    kind: ClassVar[str]
+    hostname: Name
+    timestamp: float
+
+
+class TaskEvent(Event):
+    """What every event of a task carries: the task's id."""
+
+    uuid: Id
+
+
+class TaskSent(TaskEvent, tag="task-sent"):
+    """A client sent a task; the only event of Celery's that names a queue. ``hostname`` is the client's."""
+
+    kind = "task-sent"
+    name: str | None = None
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+
+
+class TaskReceived(TaskEvent, tag="task-received"):
+    """A worker took a task from its queue."""
+
+    kind = "task-received"
+    name: str | None = None
+
+
+class TaskStarted(TaskEvent, tag="task-started"):
+    """A worker runs a task."""
+
+    kind = "task-started"
+
+
+class TaskSucceeded(TaskEvent, tag="task-succeeded"):
+    """A task returned. ``runtime``: seconds."""
+
+    kind = "task-succeeded"
+    runtime: float | None = None
+
+
+class TaskFailed(TaskEvent, tag="task-failed"):
+    """A task raised. ``exception`` is the exception's repr."""
+
+    kind = "task-failed"
+    exception: str | None = None
+    traceback: str | None = None
+
+
+class TaskRetried(TaskEvent, tag="task-retried"):
+    """A task asked to be run again. ``exception`` is "None" when it gave no reason."""
+
+    kind = "task-retried"
+    exception: str | None = None
+    traceback: str | None = None
+
+
+class TaskRevoked(TaskEvent, tag="task-revoked"):
+    """A task was revoked or expired."""
+
+    kind = "task-revoked"
+
+
+class TaskRejected(TaskEvent, tag="task-rejected"):
+    """A worker rejected a task; with ``requeue`` it will be received again."""
+
+    kind = "task-rejected"
+    requeue: bool | None = None
+
+
+class WorkerOnline(Event, tag="worker-online"):
+    """A worker started. ``active``: tasks that it works on."""
+
+    kind = "worker-online"
+    active: int | None = None
+
+
+class WorkerHeartbeat(Event, tag="worker-heartbeat"):
+    """A worker is alive."""
+
+    kind = "worker-heartbeat"
+    active: int | None = None
+
+
+class WorkerOffline(Event, tag="worker-offline"):
+    """A worker stops, and says so."""
+
+    kind = "worker-offline"
+
+
+class SnapshotInfo(msgspec.Struct):
+    """What a node is; `loopwatch.telemetry.wire.NodeInfo`."""
+
+    kind: str = "celery"
+    pool_type: str = ""
+    queues: list[str] = []
+    slots: int = 1
+    start_time: float = 0.0
+    celery_version: str = ""
+    loopwatch_version: str = ""
+    release: str = ""
+
+
+Rows = dict[str, list[tuple[list[str], int | float | list[int | float]]]]
+"""A table as `loopwatch.telemetry.wire.encode_table` writes it."""
+
+
+class Snapshot(Event, tag=EVENT_TYPE):
+    """A node's own numbers; `loopwatch.telemetry.wire.NodeSnapshot` says what the fields mean."""
+
+    kind = EVENT_TYPE
+    version: int
+    boot: Id
+    seq: int
+    interval: float
+    info: SnapshotInfo
+    counters: Rows
+    gauges: dict[str, Rows]
+    stopping: bool = False
+
+
+class OtherEvent(msgspec.Struct):
+    """An event of a type that the monitor has no use for (a custom one, or a newer Celery's)."""
+
+    kind: ClassVar[str] = "other"
+
+
+AnyEvent: TypeAlias = (
+    TaskSent
+    | TaskReceived
+    | TaskStarted
+    | TaskSucceeded
+    | TaskFailed
+    | TaskRetried
+    | TaskRevoked
+    | TaskRejected
+    | WorkerOnline
+    | WorkerHeartbeat
+    | WorkerOffline
+    | Snapshot
+)
+_KINDS = frozenset(event.kind for event in get_args(AnyEvent))
+_one = msgspec.json.Decoder(AnyEvent)
+_many = msgspec.json.Decoder(list[AnyEvent])
+_OTHER = OtherEvent()
+
+
+def accepts(content_type: str | None) -> bool:
+    """Whether bodies of this content type are read. Only JSON: reading a pickle would execute what it says."""
+    return content_type == "application/json"
+
+
+def decode(body: bytes, malformed: Counter[str]) -> list[AnyEvent | OtherEvent]:
+    """The events of one message, in order; what could not be read is counted in ``malformed`` by reason."""
+    try:
+        if body.lstrip()[:1] == b"[":
+            return _many.decode(body)  # type: ignore[return-value]  # list is invariant
+        return [_one.decode(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _salvage(body, malformed)
+
+
+def _salvage(body: bytes, malformed: Counter[str]) -> list[AnyEvent | OtherEvent]:
+    try:
+        content = json.loads(
+            body.decode("utf-8", "replace"), parse_constant=_nothing, parse_float=_number, parse_int=_number
+        )
+    except (ValueError, RecursionError):
+        malformed["json"] += 1
+        return []
+    events = []
+    for item in content if isinstance(content, list) else [content]:
+        event = _judge(item)
+        if isinstance(event, str):
+            malformed[event] += 1
+        else:
+            events.append(event)
+    return events
+
+
+def _judge(item: object) -> AnyEvent | OtherEvent | str:
+    """The event, or the reason why it is none."""
+    if not isinstance(item, dict):
+        return "shape"
+    kind = item.get("type")
+    if not isinstance(kind, str) or not kind:
+        return "type"
+    if kind not in _KINDS:
+        return _OTHER
+    try:
+        event: AnyEvent = msgspec.convert(item, AnyEvent)
+    except (msgspec.ValidationError, RecursionError):
+        return "field"
+    return event
+
+
+def _nothing(_: str) -> None:
+    """NaN and the infinities: no field of ours may hold one, and None fails its field alone."""
+
+
+def _number(text: str) -> float | None:
+    # A number that no field of ours can hold must fail its own event, not the parse of the whole message (Python
+    # refuses to read integers of more than 4,300 digits).
+    if len(text) > 400:
+        return None
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        return None
+    return int(text) if text.lstrip("-").isdigit() else value

@@ -1,0 +1,153 @@
+"""The monitor's options, validated at start. What is wrong is said in one line that names the option and the fix."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from urllib.parse import urlsplit
+
+from kombu.transport import get_transport_cls
+
+from loopwatch.telemetry import catalogue
+
+__all__ = ["SettingError", "Settings", "parse_buckets", "parse_options", "parse_pairs"]
+
+_METRIC_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?")
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+_OWN_LABELS = {label for metric in catalogue.METRICS for label in metric.labels} | {"le"}
+
+
+class SettingError(ValueError):
+    """An option that cannot work. ``option`` is its name; the message says what is wrong and what to write."""
+
+    def __init__(self, option: str, problem: str) -> None:
+        variable = option.removeprefix("--").replace("-", "_").upper()
+        super().__init__(f"{option} (LOOPWATCH_{variable}): {problem}")
+        self.option = option
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """All options; the names are those of the command line. Raises `SettingError`.
+
+    Attributes:
+        broker_url: kombu's URL of the broker; several, to be tried in turn, are joined by ``;``.
+        host, port: where the pages are served; port 0 takes any free one.
+        log_level: the least severe level that is logged.
+        worker_timeout: seconds of silence after which a worker is down; 0 = never.
+        purge_offline_worker_metrics: seconds of silence after which a worker's series go; 0 = never.
+        buckets, queue_wait_buckets: upper bounds, seconds, of the runtime and of the queue wait.
+        default_queue_name: Celery's default queue, for tasks that were sent to no named one.
+        metric_prefix: stands in for ``celery_``.
+        static_labels: added to every series.
+        broker_transport_options: passed to the transport, over our own timeouts.
+    """
+
+    broker_url: str
+    host: str = "0.0.0.0"  # noqa: S104  # celery-exporter's default: a sidecar is scraped from outside
+    port: int = 9808
+    log_level: str = "INFO"
+    worker_timeout: float = 300.0
+    purge_offline_worker_metrics: float = 600.0
+    buckets: tuple[float, ...] = catalogue.TASK_RUNTIME.buckets
+    queue_wait_buckets: tuple[float, ...] = catalogue.TASK_QUEUE_WAIT.buckets
+    default_queue_name: str = "celery"
+    metric_prefix: str = catalogue.CELERY_PREFIX
+    static_labels: Mapping[str, str] = field(default_factory=dict)
+    broker_transport_options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_broker_url(self.broker_url)
+        if not self.host:
+            raise SettingError("--host", "is empty; give the address to listen on, such as 0.0.0.0")
+        if not 0 <= self.port <= 65535:
+            raise SettingError("--port", f"must be from 0 to 65535, not {self.port}")
+        if self.log_level.upper() not in logging.getLevelNamesMapping():
+            raise SettingError(
+                "--log-level", f"must be DEBUG, INFO, WARNING, ERROR or CRITICAL, not {self.log_level!r}"
+            )
+        for option, seconds in (
+            ("--worker-timeout", self.worker_timeout),
+            ("--purge-offline-worker-metrics", self.purge_offline_worker_metrics),
+        ):
+            if not 0 <= seconds < math.inf:
+                raise SettingError(option, f"must be a number of seconds, or 0 for never, not {seconds}")
+        if not self.default_queue_name:
+            raise SettingError("--default-queue-name", "is empty; give the application's task_default_queue")
+        if not _METRIC_PREFIX.fullmatch(self.metric_prefix):
+            raise SettingError(
+                "--metric-prefix", f"{self.metric_prefix!r} cannot begin a metric's name; write it like celery_"
+            )
+        for label in self.static_labels:
+            if not _LABEL.fullmatch(label) or label in _OWN_LABELS:
+                raise SettingError(
+                    "--static-label", f"{label!r} is no label name that is free; write it like env=production"
+                )
+
+
+def parse_buckets(option: str, text: str) -> tuple[float, ...]:
+    """Upper bounds from ``0.1,0.5,1``; ``+Inf`` is understood and implied."""
+    try:
+        bounds = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        bounds = ()
+    bounds = bounds[:-1] if bounds and bounds[-1] == math.inf else bounds
+    rising = all(low < high for low, high in pairwise(bounds))
+    if not bounds or not rising or not all(map(math.isfinite, bounds)):
+        raise SettingError(option, f"must be rising numbers joined by commas, such as 0.1,0.5,1, not {text!r}")
+    return bounds
+
+
+def parse_pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
+    """A dictionary from ``key=value`` texts."""
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            # The value may be a secret (a transport option is a password at times), so only the key is shown.
+            raise SettingError(option, f"must be written as KEY=VALUE; {key!r} is not")
+        pairs[key] = value
+    return pairs
+
+
+def parse_options(option: str, texts: tuple[str, ...]) -> dict[str, object]:
+    """The same, with values that look like numbers or truth values read as such."""
+    return {key: _literal(value) for key, value in parse_pairs(option, texts).items()}
+
+
+def _literal(text: str) -> object:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _check_broker_url(url: str) -> None:
+    """Refuses what cannot be a broker's URL. The message never repeats the URL: it may hold a password."""
+    example = "give it as redis://host:6379/0 or amqp://user:password@host:5672//"
+    if not url:
+        raise SettingError("--broker-url", f"is missing; {example}")
+    for part in url.split(";"):
+        try:
+            parsed = urlsplit(part)
+            parsed.port  # noqa: B018  # reading it is what validates it
+        except ValueError:
+            raise SettingError("--broker-url", f"has no valid host and port; {example}") from None
+        if not parsed.scheme or "://" not in part:
+            raise SettingError("--broker-url", f"has no scheme; {example}")
+        try:
+            get_transport_cls(parsed.scheme)
+        except KeyError:
+            raise SettingError("--broker-url", f"{parsed.scheme!r} is no transport of kombu's; {example}") from None
+        except ImportError as error:
+            raise SettingError(
+                "--broker-url", f"the transport {parsed.scheme!r} needs a package that is missing: {error}"
+            ) from None

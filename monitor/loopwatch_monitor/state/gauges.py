@@ -1,0 +1,56 @@
+"""The gauges in one node's snapshot: by slot, or merged over the slots where the family has no label ``slot``."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.catalogue import Metric
+from loopwatch.telemetry.wire import Labels as Values
+from loopwatch_monitor.intake.decode import Snapshot
+from loopwatch_monitor.state.labels import cut
+from loopwatch_monitor.state.totals import full_labels
+
+__all__ = ["Databases", "Gauges", "databases", "read_gauges"]
+
+Gauges = dict[Metric, dict[Values, float]]
+Databases = dict[str, tuple[float, float]]
+"""By database: connections that may be opened, and connections that are open."""
+
+
+def read_gauges(snapshot: Snapshot, malformed: Counter[str]) -> Gauges:
+    """All gauges of families that we know; a row that is not what its family says is counted and left out."""
+    gauges: Gauges = {}
+    for slot, table in snapshot.gauges.items():
+        for family, rows in table.items():
+            metric = catalogue.by_wire_name(family)
+            if metric is None:
+                continue
+            target = gauges.setdefault(metric, {})
+            for own, value in rows:
+                if metric.kind != "gauge" or isinstance(value, list) or len(own) != len(metric.own_labels):
+                    malformed["snapshot"] += 1
+                    continue
+                values = full_labels(metric, own, snapshot.hostname, cut(slot))
+                known = target.get(values)
+                if known is not None:
+                    value = max(known, value) if metric.merge == "max" else known + value
+                target[values] = value
+    return gauges
+
+
+def databases(gauges: Gauges) -> Databases:
+    """Connections by database, by way of `catalogue.POOL_INFO`: only it knows where a pool goes."""
+    database_of = {}
+    for values in gauges.get(catalogue.POOL_INFO, ()):
+        _, pool, _, database = values
+        if database:
+            database_of[pool] = database
+    potential: defaultdict[str, float] = defaultdict(float)
+    used: defaultdict[str, float] = defaultdict(float)
+    for metric, sums in ((catalogue.POOL_CONNECTIONS_MAX, potential), (catalogue.POOL_CONNECTIONS, used)):
+        place = metric.labels.index("pool")
+        for values, value in gauges.get(metric, {}).items():
+            if values[place] in database_of:
+                sums[database_of[values[place]]] += value
+    return {database: (potential[database], used[database]) for database in set(database_of.values())}

@@ -1,0 +1,245 @@
+"""Nodes that send snapshots: their counters, their gauges, and what they are.
+
+A snapshot's counters are cumulative since the node's start, so what is added to an exposed counter is the difference
+from the snapshot before of the same life (boot) of the node, and never less than nothing. That keeps every exposed
+counter from falling: over a restart (a new boot begins at nothing), a lost snapshot (the next one holds more) and a
+sender's mistake. Two live boots under one node name add up, and are counted as duplicates.
+
+Gauges live as long as their node speaks: they go after three silent intervals, or when it says goodbye. Counters stay
+until the purge.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.catalogue import Metric
+from loopwatch.telemetry.wire import Labels as Values
+from loopwatch.telemetry.wire import Value
+from loopwatch_monitor.intake.decode import Snapshot, SnapshotInfo
+from loopwatch_monitor.state.gauges import Databases, databases, read_gauges
+from loopwatch_monitor.state.labels import Labels, cut
+from loopwatch_monitor.state.ledger import Ledger, Now
+from loopwatch_monitor.state.totals import Totals, full_labels, grown, highest
+
+__all__ = ["Node", "Processes"]
+
+MAX_NODES = 2_000
+MAX_GAUGES = 50_000
+MAX_BOOTS = 8
+MAX_BOOT_ROWS = 20_000
+MAX_FORGOTTEN = 1_000
+MAX_QUEUES = 100
+MAX_INTERVAL = 60.0
+"""Seconds: the longest interval that a node is believed; three of them without a word end its gauges."""
+YOUNG_SECONDS = 60.0
+"""A node that is first met when it is older than this may bring conflicts of long ago (the monitor was restarted):
+they are counted, but not dated to now."""
+
+
+@dataclass(slots=True)
+class Boot:
+    """One life of a node: its last snapshot."""
+
+    seq: int = 0
+    seen: float = 0.0
+    counters: dict[tuple[Metric, Values], Value] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Node:
+    """What snapshots told about one node name. Times by the monitor's monotonic clock, but ``last_conflict``: Unix.
+
+    ``boot`` is the life whose gauges and description are shown; ``live`` while it speaks; ``stopped`` once it said
+    goodbye.
+    """
+
+    info: SnapshotInfo
+    boot: str = ""
+    seen: float = 0.0
+    interval: float = 5.0
+    live: bool = False
+    stopped: bool = False
+    duplicated: bool = False
+    last_conflict: float = 0.0
+    boots: dict[str, Boot] = field(default_factory=dict)
+    gauges: dict[Metric, list[tuple[str, float]]] = field(default_factory=dict)
+    databases: Databases = field(default_factory=dict)
+
+
+class Processes:
+    """All nodes that send snapshots.
+
+    Args:
+        labels: renders label sets.
+        ledger: where snapshots, gaps, duplicates and what found no room are counted.
+        totals: where counters are added up.
+        purge: seconds of silence after which a node is forgotten; 0 = never.
+        on_duplicate: told the node name when two live nodes are found under it.
+        limit: the most nodes.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: Labels,
+        ledger: Ledger,
+        totals: Totals,
+        purge: float,
+        on_duplicate: Callable[[str], None] = lambda hostname: None,
+        limit: int = MAX_NODES,
+    ) -> None:
+        self._labels = labels
+        self._ledger = ledger
+        self._totals = totals
+        self._purge = purge
+        self._on_duplicate = on_duplicate
+        self.limit = limit
+        self.nodes: dict[str, Node] = {}
+        self._gauge_rows: Counter[Metric] = Counter()
+        self._forgotten: deque[str] = deque(maxlen=MAX_FORGOTTEN)
+
+    def reports_itself(self, hostname: str) -> bool:
+        """Whether this node sends snapshots."""
+        return hostname in self.nodes
+
+    def only_queue(self, hostname: str) -> str:
+        """The queue that this worker consumes when it is exactly one, else ""."""
+        node = self.nodes.get(hostname)
+        return cut(node.info.queues[0]) if node is not None and len(node.info.queues) == 1 else ""
+
+    def fold(self, event: Snapshot, now: Now) -> None:
+        """Takes in a snapshot, unless a newer one of the same boot came before."""
+        node = self.nodes.get(event.hostname)
+        if node is None:
+            if len(self.nodes) >= self.limit:
+                self._ledger.dropped[catalogue.WORKER_INFO.name] += 1
+                return
+            node = self.nodes[event.hostname] = Node(event.info)
+        boot = node.boots.get(event.boot)
+        if boot is not None and event.seq <= boot.seq:
+            return
+        self._ledger.snapshots += 1
+        if boot is not None:
+            self._ledger.gaps += event.seq - boot.seq - 1
+            self._note_duplicate(node, event)
+        else:
+            boot = self._begin(node, event)
+        boot.seq, boot.seen = event.seq, now.monotonic
+        if self._add_counters(boot, event):
+            node.last_conflict = now.wall
+        if event.boot == node.boot or not node.live:
+            self._describe(node, event, now)
+
+    def tick(self, now: Now) -> set[str]:
+        """Ends the gauges of silent nodes; forgets nodes that were silent for long and returns their names."""
+        purged = set()
+        for hostname, node in self.nodes.items():
+            patience = 3 * node.interval
+            if node.live and now.monotonic - node.seen >= patience:
+                self._silence(node)
+            others = (boot.seen for name, boot in node.boots.items() if name != node.boot)
+            node.duplicated = node.duplicated and now.monotonic - max(others, default=-patience) < patience
+            if self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
+                purged.add(hostname)
+        for hostname in purged:
+            node = self.nodes.pop(hostname)
+            self._silence(node)
+            self._forgotten.extend(node.boots)
+        self._totals.drop(purged)
+        return purged
+
+    def samples(self, metric: Metric) -> Iterator[tuple[str, float]]:
+        """Label text and value of each series of a gauge that processes report."""
+        for node in self.nodes.values():
+            yield from node.gauges.get(metric, ())
+
+    def databases(self) -> Databases:
+        """The fleet's connections by database."""
+        sums: Databases = {}
+        for node in self.nodes.values():
+            for database, (potential, used) in node.databases.items():
+                before = sums.get(database, (0.0, 0.0))
+                sums[database] = (before[0] + potential, before[1] + used)
+        return sums
+
+    def _begin(self, node: Node, event: Snapshot) -> Boot:
+        boot = Boot()
+        if event.boot in self._forgotten:
+            # What it had counted before is in the totals: what it counted since is lost, rather than all counted twice.
+            boot.counters = {(metric, values): value for metric, values, value in self._rows(event)}
+        if not event.stopping:
+            node.live = False  # the newest life is the one to show
+        node.boots[event.boot] = boot
+        if len(node.boots) > MAX_BOOTS:
+            oldest = min(node.boots, key=lambda name: node.boots[name].seen if name != event.boot else float("inf"))
+            del node.boots[oldest]
+            self._forgotten.append(oldest)
+        return boot
+
+    def _note_duplicate(self, node: Node, event: Snapshot) -> None:
+        """An older life that goes on speaking while a newer one does is a second process under one name."""
+        if event.boot != node.boot and node.live and not event.stopping and not node.duplicated:
+            node.duplicated = True
+            self._ledger.duplicates += 1
+            self._on_duplicate(event.hostname)
+
+    def _add_counters(self, boot: Boot, event: Snapshot) -> bool:
+        """Adds what has grown; says whether there was a loop conflict just now."""
+        dated = bool(boot.counters) or event.seq * event.interval < YOUNG_SECONDS
+        conflict = False
+        for metric, values, value in self._rows(event):
+            before = boot.counters.get((metric, values))
+            if before is None and len(boot.counters) >= MAX_BOOT_ROWS:
+                self._ledger.dropped[metric.name] += 1
+                continue
+            amount = grown(before, value)
+            boot.counters[metric, values] = highest(before, value)
+            self._totals.add(metric, values, amount)
+            conflict = conflict or (metric is catalogue.LOOP_CONFLICTS and bool(amount))
+        return conflict and dated
+
+    def _rows(self, event: Snapshot) -> Iterator[tuple[Metric, Values, Value]]:
+        for family, rows in event.counters.items():
+            metric = catalogue.by_wire_name(family)
+            if metric is None:
+                continue  # a newer sender knows more than we do
+            for own, value in rows:
+                if _fits(metric, own, value):
+                    yield metric, full_labels(metric, own, event.hostname), value
+                else:
+                    self._ledger.malformed["snapshot"] += 1
+
+    def _describe(self, node: Node, event: Snapshot, now: Now) -> None:
+        self._silence(node)
+        node.info, node.boot, node.seen = event.info, event.boot, now.monotonic
+        del node.info.queues[MAX_QUEUES:]
+        node.interval = min(max(event.interval, 1.0), MAX_INTERVAL)
+        node.live, node.stopped = not event.stopping, event.stopping
+        if event.stopping:
+            return
+        gauges = read_gauges(event, self._ledger.malformed)
+        node.databases = databases(gauges)
+        for metric, rows in gauges.items():
+            if self._gauge_rows[metric] + len(rows) > MAX_GAUGES:
+                self._ledger.dropped[metric.name] += len(rows)
+                continue
+            self._gauge_rows[metric] += len(rows)
+            node.gauges[metric] = [(self._labels.text(metric.labels, values), value) for values, value in rows.items()]
+
+    def _silence(self, node: Node) -> None:
+        for metric, rows in node.gauges.items():
+            self._gauge_rows[metric] -= len(rows)
+        node.gauges, node.databases, node.live = {}, {}, False
+
+
+def _fits(metric: Metric, own: list[str], value: Value) -> bool:
+    """Whether a row is what its family says: as many labels, and a number or that many buckets, none below 0."""
+    if len(own) != len(metric.own_labels):
+        return False
+    if metric.kind == "histogram":
+        return isinstance(value, list) and len(value) == len(metric.buckets) + 2 and min(value) >= 0
+    return metric.kind == "counter" and not isinstance(value, list) and value >= 0

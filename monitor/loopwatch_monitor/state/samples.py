@@ -1,0 +1,132 @@
+"""Reads the series of each metric family out of the state: what a scrape shows, as label texts and values."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.catalogue import Metric
+from loopwatch.telemetry.wire import Value
+from loopwatch_monitor.state.fleet import Fleet
+from loopwatch_monitor.state.labels import cut
+from loopwatch_monitor.state.ledger import Now
+from loopwatch_monitor.state.processes import Node
+from loopwatch_monitor.state.series import FAMILIES
+
+__all__ = ["Sample", "Samples"]
+
+Sample = tuple[str, Value]
+"""A series: its label text, and a number or a histogram (per-bucket counts, then the sum)."""
+_Series = Iterable[tuple[tuple[str, ...], Value]]
+
+
+class Samples:
+    """The reader of one fleet. ``version``: the monitor's own."""
+
+    def __init__(self, fleet: Fleet, *, version: str) -> None:
+        self._fleet = fleet
+        self._version = version
+        self._readers: dict[Metric, Callable[[Now], _Series]] = {
+            catalogue.LOOP_CONFLICT_LAST: self._last_conflicts,
+            catalogue.DATABASE_CONNECTIONS_POTENTIAL: lambda now: self._databases(0),
+            catalogue.DATABASE_CONNECTIONS_USED: lambda now: self._databases(1),
+            catalogue.WORKER_INFO: self._worker_info,
+            catalogue.WORKER_QUEUE: self._worker_queues,
+            catalogue.WORKER_SLOTS: lambda now: self._of_nodes(lambda node: node.info.slots, workers_only=True),
+            catalogue.WORKER_START_TIME: lambda now: self._of_nodes(lambda node: node.info.start_time),
+            catalogue.WORKER_SNAPSHOT_AGE: lambda now: self._of_nodes(lambda node: now.monotonic - node.seen),
+            catalogue.WORKER_UP: self._workers_up,
+            catalogue.WORKER_TASKS_ACTIVE: self._tasks_active,
+            **self._about_ourselves(),
+        }
+
+    def read(self, metric: Metric, now: Now) -> Iterator[Sample]:
+        """All series of a family. Histograms are copies, so that they may be rendered while events are folded."""
+        fleet = self._fleet
+        if metric in FAMILIES:
+            yield from fleet.series.samples(metric)
+        elif metric in self._readers:
+            for values, value in self._readers[metric](now):
+                yield fleet.labels.text(metric.labels, values), value
+        elif metric.kind == "gauge":
+            yield from fleet.processes.samples(metric)
+        else:
+            yield from fleet.totals.samples(metric)
+            if metric is catalogue.LOOP_CONFLICTS:
+                yield from fleet.conflicts.samples()
+
+    # ------------------------------------------------------------------------------------------------ nodes
+    def _speaking(self, *, workers_only: bool = False) -> Iterator[tuple[str, Node]]:
+        """Nodes that did not say goodbye; the silent ones are shown too, as their age tells that they are silent."""
+        for hostname, node in self._fleet.processes.nodes.items():
+            if not node.stopped and (node.info.kind == "celery" or not workers_only):
+                yield hostname, node
+
+    def _of_nodes(self, value: Callable[[Node], float], *, workers_only: bool = False) -> _Series:
+        return (((hostname,), value(node)) for hostname, node in self._speaking(workers_only=workers_only))
+
+    def _worker_info(self, now: Now) -> _Series:
+        for hostname, node in self._speaking(workers_only=True):
+            info = node.info
+            queues = ",".join(sorted(set(info.queues)))
+            values = (hostname, queues, info.pool_type, info.celery_version, info.loopwatch_version, info.release)
+            yield tuple(map(cut, values)), 1
+
+    def _worker_queues(self, now: Now) -> _Series:
+        for hostname, node in self._speaking(workers_only=True):
+            yield from (((hostname, queue), 1) for queue in sorted({cut(queue) for queue in node.info.queues}))
+
+    def _last_conflicts(self, now: Now) -> _Series:
+        last = {hostname: 0.0 for hostname, _ in self._fleet.workers.workers()}
+        last |= {hostname: node.last_conflict for hostname, node in self._fleet.processes.nodes.items()}
+        for hostname, wall in self._fleet.conflicts.last.items():
+            last[hostname] = max(last.get(hostname, 0.0), wall)
+        return (((hostname,), wall) for hostname, wall in last.items())
+
+    def _databases(self, place: int) -> _Series:
+        return (((database,), both[place]) for database, both in self._fleet.processes.databases().items())
+
+    def _workers_up(self, now: Now) -> _Series:
+        return (((hostname,), int(host.up)) for hostname, host in self._fleet.workers.workers())
+
+    def _tasks_active(self, now: Now) -> _Series:
+        return (((hostname,), host.active) for hostname, host in self._fleet.workers.workers())
+
+    # -------------------------------------------------------------------------------------------- ourselves
+    def _about_ourselves(self) -> dict[Metric, Callable[[Now], _Series]]:
+        ledger = self._fleet.ledger
+        build = (self._version, platform.python_version())
+        return {
+            catalogue.MONITOR_EVENTS: lambda now: _by(ledger.events),
+            catalogue.MONITOR_EVENTS_MALFORMED: lambda now: _by(ledger.malformed),
+            catalogue.MONITOR_LAG: lambda now: [((), ledger.lag)],
+            catalogue.MONITOR_LAST_EVENT: lambda now: [((), ledger.last_event)],
+            catalogue.MONITOR_EVICTIONS: lambda now: _by(ledger.evictions),
+            catalogue.MONITOR_TABLE_ENTRIES: lambda now: _by(
+                {table: entries for table, (entries, _) in self._tables().items()}
+            ),
+            catalogue.MONITOR_TABLE_LIMIT: lambda now: _by(
+                {table: limit for table, (_, limit) in self._tables().items()}
+            ),
+            catalogue.MONITOR_SERIES_DROPPED: lambda now: _by(ledger.dropped),
+            catalogue.MONITOR_SNAPSHOTS: lambda now: [((), ledger.snapshots)],
+            catalogue.MONITOR_SNAPSHOT_GAPS: lambda now: [((), ledger.gaps)],
+            catalogue.MONITOR_DUPLICATE_NODENAMES: lambda now: [((), ledger.duplicates)],
+            catalogue.MONITOR_BUILD_INFO: lambda now: [(build, 1)],
+        }
+
+    def _tables(self) -> dict[str, tuple[int, int]]:
+        fleet = self._fleet
+        return {
+            "tasks": (len(fleet.tasks), fleet.tasks.limit),
+            "early_events": (len(fleet.early), fleet.early.limit),
+            "task_series": (len(fleet.series), fleet.series.limit),
+            "hosts": (len(fleet.workers.hosts), fleet.workers.limit),
+            "nodes": (len(fleet.processes.nodes), fleet.processes.limit),
+            "event_conflicts": (len(fleet.conflicts), fleet.conflicts.limit),
+        }
+
+
+def _by(counts: Mapping[str, float]) -> _Series:
+    return (((label,), count) for label, count in counts.items())

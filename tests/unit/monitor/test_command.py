@@ -1,0 +1,91 @@
+"""`loopwatch monitor`: a bad start is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from loopwatch_monitor.command import main
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """The command configures the logs of its process, which here is pytest's."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BROKER_URL", "HOST", "PORT", "BUCKETS"):
+        monkeypatch.delenv(f"LOOPWATCH_{name}", raising=False)
+        monkeypatch.delenv(f"CE_{name}", raising=False)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(list(argv)) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
+    assert line.startswith("loopwatch monitor: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ([], "--broker-url (LOOPWATCH_BROKER_URL): is missing"),
+        (["--broker-url", "nonsense"], "--broker-url"),
+        (["--broker-url", "redis://h", "--port", "many"], "--port"),
+        (["--broker-url", "redis://h", "--buckets", "2,1"], "--buckets"),
+        (["--broker-url", "redis://h", "--queue-wait-buckets", "x"], "--queue-wait-buckets"),
+        (["--broker-url", "redis://h", "--static-label", "x"], "--static-label"),
+        (["--broker-url", "redis://h", "--broker-transport-option", "x"], "--broker-transport-option"),
+        (["--broker-url", "redis://h", "--frobnicate"], "--frobnicate"),
+        (["serve"], "unexpected extra argument"),
+    ],
+)
+def test_settings_that_cannot_work(capsys: pytest.CaptureFixture[str], argv: list[str], named: str) -> None:
+    assert named in refused(capsys, *argv)
+
+
+def test_a_broker_that_cannot_be_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as nobody:  # bound, not listening: a connection is refused
+        nobody.bind(("127.0.0.1", 0))
+        url = f"redis://:secret@127.0.0.1:{nobody.getsockname()[1]}/0"
+        line = refused(capsys, "--broker-url", url)
+    assert "--broker-url" in line
+    assert "Start the broker or correct the URL" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("prefix", ["LOOPWATCH", "CE"])
+def test_settings_from_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.setenv(f"{prefix}_BROKER_URL", "memory://")
+    monkeypatch.setenv(f"{prefix}_PORT", "77777")
+    assert "--port (LOOPWATCH_PORT): must be from 0 to 65535, not 77777" in refused(capsys)
+
+
+def test_an_address_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["--broker-url", "memory://", "--host", "127.0.0.1", "--port", port]) == 2
+    assert "--port (LOOPWATCH_PORT): cannot listen on 127.0.0.1" in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "LOOPWATCH_BROKER_URL" in shown
+    assert "CE_BROKER_URL" in shown

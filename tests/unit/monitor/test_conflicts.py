@@ -1,0 +1,130 @@
+"""Loop conflicts in the events of applications without the library; each counted once whichever way it is seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loopwatch.telemetry import catalogue
+from loopwatch_monitor.intake import decode
+from tests.unit.monitor.monitored import WALL, Monitored
+
+RECORDED = json.loads((Path(__file__).parents[2] / "data" / "celery-events.json").read_text())
+CLOSED = "RuntimeError('Event loop is closed')"
+
+
+def seen(monitored: Monitored) -> dict[str, object]:
+    return dict(monitored.series(catalogue.LOOP_CONFLICTS))
+
+
+def text(kind: str, *, resource: str = "unknown", queue: str = "q") -> str:
+    return f'hostname="w@h",queue_name="{queue}",name="t",resource="{resource}",kind="{kind}",source="event"'
+
+
+@pytest.fixture
+def monitored() -> Monitored:
+    """Knows a worker for long enough that a snapshot of it would have come."""
+    monitored = Monitored()
+    monitored.heartbeat()
+    monitored.after(15)
+    return monitored
+
+
+def test_a_conflict_of_a_node_without_snapshots(monitored: Monitored) -> None:
+    monitored.sent()
+    monitored.failed(exception=CLOSED)
+    assert seen(monitored) == {text("closed_loop"): 1}
+    assert monitored.series(catalogue.LOOP_CONFLICT_LAST) == {'hostname="w@h"': WALL + 15}
+
+
+def test_an_ordinary_failure_is_none(monitored: Monitored) -> None:
+    monitored.failed(exception="RuntimeError('no running event loop')", traceback="Traceback ...\nRuntimeError: no")
+    monitored.after(2)
+    assert seen(monitored) == {}
+    assert monitored.series(catalogue.LOOP_CONFLICT_LAST) == {'hostname="w@h"': 0}
+
+
+def test_a_conflict_that_only_the_traceback_shows(monitored: Monitored) -> None:
+    monitored.sent()
+    traceback = "Traceback (most recent call last):\nRuntimeError: Event loop is closed\n\nConnectionError: no\n"
+    monitored.failed(exception="ConnectionError('Connection error.')", traceback=traceback)
+    assert seen(monitored) == {text("closed_loop"): 1}
+
+
+def test_each_attempt_of_a_retried_task_counts(monitored: Monitored) -> None:
+    monitored.sent()
+    for _ in range(2):
+        monitored.fold(decode.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception=CLOSED))
+    assert seen(monitored) == {text("closed_loop"): 2}
+
+
+@pytest.mark.parametrize("name", ["task-failed", "task-retried"])
+def test_recorded_events(monitored: Monitored, name: str) -> None:
+    event = RECORDED[name]["event"]
+    monitored.sent(event["uuid"])
+    monitored.fold(*decode.decode(json.dumps(event | {"hostname": "w@h"}).encode(), monitored.fleet.ledger.malformed))
+    (found,) = seen(monitored)
+    assert 'kind="cross_loop"' in found
+
+
+def test_an_error_of_any_size_is_searched_at_both_ends(monitored: Monitored) -> None:
+    monitored.sent()
+    monitored.failed(traceback="Traceback\n" + "x: y\n" * 1_000_000 + "RuntimeError: Event loop is closed\n")
+    assert seen(monitored) == {text("closed_loop"): 1}
+
+
+def test_a_node_with_snapshots_counts_for_itself(monitored: Monitored) -> None:
+    monitored.snapshot()
+    monitored.failed(exception=CLOSED)
+    monitored.after(100)
+    assert seen(monitored) == {}
+
+
+def test_an_unknown_nodes_conflict_is_held_and_then_counted() -> None:
+    monitored = Monitored()
+    monitored.sent()
+    monitored.failed(exception=CLOSED)
+    monitored.after(14)
+    assert seen(monitored) == {}
+    monitored.after(1)
+    assert seen(monitored) == {text("closed_loop"): 1}
+    assert monitored.series(catalogue.LOOP_CONFLICT_LAST) == {'hostname="w@h"': WALL}
+    monitored.after(5)
+    assert seen(monitored) == {text("closed_loop"): 1}
+
+
+def test_an_unknown_nodes_conflict_is_forgotten_when_a_snapshot_follows() -> None:
+    monitored = Monitored()
+    monitored.sent()
+    monitored.failed(exception=CLOSED)
+    monitored.after(10)
+    key = ("q", "t", "unknown", "closed_loop", "exception")
+    monitored.snapshot(counters={catalogue.LOOP_CONFLICTS.wire_name: {key: 1}})
+    monitored.after(60)
+    assert list(seen(monitored).values()) == [1]
+    assert 'source="exception"' in next(iter(seen(monitored)))
+
+
+def test_series_go_with_their_worker_in_the_end() -> None:
+    monitored = Monitored(purge=600)
+    monitored.heartbeat()
+    monitored.after(20)
+    monitored.failed(exception=CLOSED)
+    monitored.after(2)
+    assert seen(monitored)
+    monitored.after(600)
+    assert seen(monitored) == {}
+    assert monitored.series(catalogue.LOOP_CONFLICT_LAST) == {}
+
+
+def test_series_are_bounded_held_ones_too() -> None:
+    monitored = Monitored()
+    monitored.fleet.conflicts.limit = 3
+    for number in range(5):
+        monitored.sent(str(number), name=f"t{number}")
+        monitored.failed(str(number), exception=CLOSED)
+    monitored.after(15)
+    assert len(seen(monitored)) == 3
+    assert monitored.series(catalogue.MONITOR_SERIES_DROPPED) == {'family="loopwatch_loop_conflicts_total"': 2}

@@ -1,0 +1,164 @@
+"""Bytes to events: genuine recorded ones are read, and no poison costs a good event of the same message."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot
+from loopwatch_monitor.intake import decode as events
+from loopwatch_monitor.intake.decode import REASONS, accepts, decode
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[2] / "data" / "celery-events.json").read_text())
+GOOD = {"type": "task-started", "hostname": "w@h", "timestamp": 1.5, "uuid": "1", "clock": 1, "pid": 2, "utcoffset": 0}
+
+
+def without(field: str) -> dict[str, Any]:
+    return {name: value for name, value in GOOD.items() if name != field}
+
+
+POISON = {
+    "no uuid": (json.dumps(without("uuid")), "field"),
+    "no hostname": (json.dumps(without("hostname")), "field"),
+    "no timestamp": (json.dumps(without("timestamp")), "field"),
+    "no type": (json.dumps(without("type")), "type"),
+    "empty type": (json.dumps(GOOD | {"type": ""}), "type"),
+    "type is a number": (json.dumps(GOOD | {"type": 5}), "type"),
+    "42": ("42", "shape"),
+    "null": ("null", "shape"),
+    "a string": ('"task-started"', "shape"),
+    "a list in a list": ("[[]]", "shape"),
+    "a string for a number": (json.dumps(GOOD | {"timestamp": "1.5"}), "field"),
+    "a number for a string": (json.dumps(GOOD | {"uuid": 42}), "field"),
+    "an object for a string": (json.dumps(GOOD | {"hostname": {}}), "field"),
+    "empty hostname": (json.dumps(GOOD | {"hostname": ""}), "field"),
+    "a uuid of 5 MB": (json.dumps(GOOD | {"uuid": "u" * 5_000_000}), "field"),
+    "NaN": (json.dumps(GOOD | {"timestamp": float("nan")}), "field"),
+    "a number that no float holds": (json.dumps(GOOD).replace("1.5", "1e999"), "field"),
+    "an integer of 5,000 digits": (json.dumps(GOOD).replace("1.5", "9" * 5_000), "field"),
+    "a snapshot without its fields": (json.dumps(GOOD | {"type": EVENT_TYPE}), "field"),
+    "a snapshot with a string for a count": (
+        json.dumps(
+            NodeSnapshot("b", 1, 5.0, NodeInfo(), {}, {}).to_fields()
+            | {"type": EVENT_TYPE, "hostname": "w@h", "timestamp": 1.0, "counters": {"loops": [[[], "7"]]}}
+        ),
+        "field",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), POISON.values(), ids=POISON.keys())
+def test_poison_alone_is_counted_by_reason(body: str, reason: str) -> None:
+    malformed: Counter[str] = Counter()
+    alone = decode(body.encode(), malformed) if not body.startswith("[") else decode(f"[{body}]".encode(), malformed)
+    assert alone == []
+    assert malformed == {reason: 1}
+    assert reason in REASONS
+
+
+@pytest.mark.parametrize(("body", "reason"), POISON.values(), ids=POISON.keys())
+def test_poison_between_two_good_events_costs_neither(body: str, reason: str) -> None:
+    malformed: Counter[str] = Counter()
+    good = json.dumps(GOOD)
+    read = decode(f"[{good},{body},{good}]".encode(), malformed)
+    assert [event.kind for event in read] == ["task-started", "task-started"]
+    assert malformed == {reason: 1}
+
+
+@pytest.mark.parametrize("body", [b"", b"   ", b"{", b"[1,", b"\x80\x04\x95pickle", b"[" * 100_000, b"not json"])
+def test_what_is_not_json_is_counted(body: bytes) -> None:
+    malformed: Counter[str] = Counter()
+    assert decode(body, malformed) == []
+    assert malformed == {"json": 1}
+
+
+ODD_BUT_GOOD = {
+    "a lone surrogate": rb'"name": "\ud800"',
+    "bytes that are not UTF-8": b'"name": "\xff"',
+    "quotes, newlines, U+2028": '"name": "a\\"b\\nc\u2028d"'.encode(),
+    "NaN where we do not look": b'"loadavg": [NaN, 1, Infinity]',
+    "an exception of 5 MB": b'"exception": "' + b"x" * 5_000_000 + b'"',
+}
+
+
+@pytest.mark.parametrize("field", ODD_BUT_GOOD.values(), ids=ODD_BUT_GOOD.keys())
+def test_odd_events_are_read(field: bytes) -> None:
+    malformed: Counter[str] = Counter()
+    head = b'{"type": "task-received", "uuid": "1", "hostname": "w@h", "timestamp": 1, '
+    assert [event.kind for event in decode(head + field + b"}", malformed)] == ["task-received"]
+    assert not malformed
+
+
+def test_types_that_we_have_no_use_for_are_no_error() -> None:
+    malformed: Counter[str] = Counter()
+    body = json.dumps([GOOD, {"type": "task-progress", "percent": 3}]).encode()
+    assert [event.kind for event in decode(body, malformed)] == ["task-started", "other"]
+    assert not malformed
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDED if not name.startswith("__")])
+def test_recorded_events_are_read(name: str) -> None:
+    malformed: Counter[str] = Counter()
+    (event,) = decode(json.dumps(RECORDED[name]["event"]).encode(), malformed)
+    assert event.kind == name
+    assert not malformed
+
+
+@pytest.mark.parametrize("name", ["__single__", "__multi__"])
+def test_recorded_bodies_are_read(name: str) -> None:
+    malformed: Counter[str] = Counter()
+    envelope = RECORDED[name]["envelope"]
+    assert accepts(envelope["content-type"])
+    assert decode(base64.b64decode(envelope["body"]), malformed)
+    assert not malformed
+
+
+@pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/data", "", None])
+def test_only_json_is_accepted(content_type: str | None) -> None:
+    assert not accepts(content_type)
+
+
+def test_a_snapshot_as_the_library_writes_it_is_read() -> None:
+    info = NodeInfo(pool_type="prefork", queues=["logs"], slots=2, release="r1")
+    snapshot = NodeSnapshot(
+        boot="b",
+        seq=3,
+        interval=5.0,
+        info=info,
+        counters={
+            "pool_wait_seconds": {("logs", "main"): [1] + [0] * 13 + [0.5]},
+            "engines_created_total": {("m",): 1},
+        },
+        gauges={0: {"loops": {(): 1}}},
+        stopping=True,
+    )
+    body = {"type": EVENT_TYPE, "hostname": "logs@h", "timestamp": 1.0, "pid": 1} | snapshot.to_fields()
+    malformed: Counter[str] = Counter()
+    (event,) = decode(json.dumps(body).encode(), malformed)
+    assert isinstance(event, events.Snapshot)
+    assert (event.boot, event.seq, event.interval, event.stopping) == ("b", 3, 5.0, True)
+    assert event.info.queues == ["logs"]
+    assert event.counters["pool_wait_seconds"] == [(["logs", "main"], [1] + [0] * 13 + [0.5])]
+    assert event.gauges == {"0": {"loops": [([], 1)]}}
+
+
+@given(st.lists(st.one_of(st.just(None), st.sampled_from(sorted(POISON))), max_size=8))
+def test_good_events_survive_any_neighbours(kinds: list[str | None]) -> None:
+    bodies = [json.dumps(GOOD) if kind is None else POISON[kind][0] for kind in kinds if kind != "a uuid of 5 MB"]
+    malformed: Counter[str] = Counter()
+    read = decode(f"[{','.join(bodies)}]".encode(), malformed)
+    assert len(read) == bodies.count(json.dumps(GOOD))
+    assert len(read) + sum(malformed.values()) == len(bodies)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_it_raise(body: bytes) -> None:
+    decode(body, Counter())
+    decode(b"[" + json.dumps(GOOD).encode() + b"," + body, Counter())

@@ -1,0 +1,202 @@
+"""The page: read back by prometheus_client's parser, and approved by promtool."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.catalogue import Metric
+from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot, Table, Value
+from loopwatch_monitor.hub import Hub
+from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.render import Renderer
+from loopwatch_monitor.settings import Settings
+from loopwatch_monitor.state.labels import Labels
+
+
+def a_hub(**settings: Any) -> Hub:
+    return Hub(Settings(broker_url="memory://", **settings), status=BrokerStatus(up=True), version="1.2.3")
+
+
+def event(kind: str, **fields: object) -> dict[str, object]:
+    return {"type": kind, "hostname": "w@h", "timestamp": 1.0, "utcoffset": 0, "pid": 1, "clock": 1} | fields
+
+
+def receive(hub: Hub, *events: dict[str, object]) -> None:
+    hub.receive(json.dumps(events).encode(), "application/json")
+
+
+def a_snapshot() -> dict[str, object]:
+    """One row of every family that processes report."""
+    counters: Table = {}
+    gauges: Table = {}
+    for metric in catalogue.METRICS:
+        if metric.origin == "process":
+            labels = tuple(f"the-{label}" for label in metric.own_labels)
+            value: Value = [1] * (len(metric.buckets) + 1) + [0.5] if metric.kind == "histogram" else 1
+            (gauges if metric.kind == "gauge" else counters)[metric.wire_name] = {labels: value}
+    # The database of the pools above.
+    info = NodeInfo(queues=["logs"], pool_type="prefork", start_time=1.0)
+    return event(EVENT_TYPE, **NodeSnapshot("boot", 1, 5.0, info, counters, {0: gauges}).to_fields())
+
+
+def everything(**settings: Any) -> Hub:
+    """A hub in which every family but the refusals has a series."""
+    hub = a_hub(**settings)
+    receive(
+        hub,
+        event("worker-heartbeat", active=1),
+        *(event("task-sent", uuid=uuid, name="t", queue="q") for uuid in "12345"),
+        event("task-received", uuid="1", name="t"),
+        event("task-started", uuid="1"),
+        event("task-succeeded", uuid="1", runtime=0.1),
+        event("task-failed", uuid="2", exception="E()", traceback=""),
+        event("task-retried", uuid="3", exception="E()", traceback=""),
+        event("task-revoked", uuid="4"),
+        event("task-rejected", uuid="5"),
+        a_snapshot(),
+    )
+    return hub
+
+
+def samples(page: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    found = {}
+    for family in text_string_to_metric_families(page.decode()):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in found, f"{key} is there twice"
+            found[key] = sample.value
+    return found
+
+
+def test_every_family_of_the_catalogue_is_on_the_page_with_its_labels() -> None:
+    found: dict[str, set[str]] = {}
+    for name, labels in samples(everything().page()):
+        found.setdefault(name, set()).update(dict(labels))
+    for metric in catalogue.METRICS:
+        if metric is catalogue.MONITOR_SERIES_DROPPED:
+            continue
+        for name in metric.sample_names():
+            assert found[name] == set(metric.labels) | ({"le"} if name.endswith("_bucket") else set())
+
+
+def test_the_monitors_own_process_is_on_the_page() -> None:
+    names = {name for name, _ in samples(a_hub().page())}
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "python_info"} <= names
+
+
+def test_no_created_series_and_no_series_of_what_never_happened() -> None:
+    names = {name for name, _ in samples(a_hub().page())}
+    assert not [name for name in names if name.endswith("_created")]
+    assert not [name for name in names if name.startswith("celery_")]
+
+
+def test_promtool_has_nothing_to_complain_of() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("promtool is missing: install prometheus")
+    page = everything().page()
+    result = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
+    assert (result.returncode, result.stderr, result.stdout) == (0, b"", b"")
+
+
+def test_buckets_are_cumulative_and_named_as_prometheus_client_names_them() -> None:
+    metric = Metric("x_seconds", "histogram", "X.", ("a",), (0.5, 5.0))
+    text = Renderer().family(metric, [('a="1"', [1, 2, 3, 9.5])])
+    assert text == (
+        "# HELP x_seconds X.\n"
+        "# TYPE x_seconds histogram\n"
+        'x_seconds_bucket{a="1",le="0.5"} 1\n'
+        'x_seconds_bucket{a="1",le="5.0"} 3\n'
+        'x_seconds_bucket{a="1",le="+Inf"} 6\n'
+        'x_seconds_count{a="1"} 6\n'
+        'x_seconds_sum{a="1"} 9.5\n'
+    )
+
+
+def test_a_histogram_without_labels() -> None:
+    text = Renderer().family(Metric("x", "histogram", "X.", (), (1.0,)), [("", [1, 0, 0.5])])
+    assert 'x_bucket{le="1.0"} 1\n' in text
+    assert "x_count 1\nx_sum 0.5\n" in text
+
+
+def test_buckets_of_the_settings() -> None:
+    page = everything(buckets=(1.0, 20.0), queue_wait_buckets=(7.0,)).page()
+    bounds = {(name, dict(labels)["le"]) for name, labels in samples(page) if name.startswith("celery_task_")
+              and name.endswith("_bucket")}  # fmt: skip
+    assert bounds == {
+        *(("celery_task_runtime_bucket", le) for le in ("1.0", "20.0", "+Inf")),
+        *(("celery_task_queue_wait_time_bucket", le) for le in ("7.0", "+Inf")),
+    }
+
+
+def test_the_prefix_is_that_of_celerys_metrics_alone() -> None:
+    names = {name for name, _ in samples(everything(metric_prefix="shop_").page())}
+    assert "shop_task_sent_total" in names
+    assert "loopwatch_loops" in names
+    assert not [name for name in names if name.startswith("celery_")]
+
+
+def test_static_labels_are_on_every_series_of_ours() -> None:
+    page = everything(static_labels={"env": 'pro"d'}).page()
+    for name, labels in samples(page):
+        if name.startswith(("celery_", "loopwatch_")):
+            assert ("env", 'pro"d') in labels
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "a\u2028b", "a\\nb", "ü", "{}", 'x",y="'])
+def test_any_label_value_comes_back_as_it_was(name: str) -> None:
+    hub = a_hub()
+    receive(hub, event("task-sent", uuid="1", name=name, queue="q"))
+    (labels,) = (dict(labels) for sample, labels in samples(hub.page()) if sample == "celery_task_sent_total")
+    assert labels["name"] == name
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\x0b\x0c\x1c\x1d\x1e\x85"), max_size=50)))
+def test_any_label_values_come_back(values: list[str]) -> None:
+    names = tuple(f"l{number}" for number in range(len(values)))
+    text = Labels().text(names, values)
+    (family,) = text_string_to_metric_families(f"# TYPE x gauge\nx{{{text}}} 1\n")
+    assert family.samples[0].labels == dict(zip(names, values, strict=True))
+
+
+def test_a_lone_surrogate_does_not_cost_the_page() -> None:
+    hub = a_hub()
+    hub.receive(json.dumps(event("task-sent", uuid="1", name="\ud800", queue="q")).encode(), "application/json")
+    assert b'name="?"' in hub.page()
+
+
+POISONED: dict[str, Callable[[int], dict[str, object]]] = {
+    "20,000 task names": lambda number: event("task-sent", uuid=str(number), name=f"t{number}", queue="q"),
+    "20,000 exception classes": lambda number: event("task-failed", uuid="1", exception=f"E{number}()"),
+    "5,000 hosts and more": lambda number: event("worker-heartbeat", hostname=f"w{number}@h"),
+}
+
+
+@pytest.mark.parametrize("make", POISONED.values(), ids=POISONED.keys())
+def test_a_flood_grows_no_table_past_its_bound(make: Callable[[int], dict[str, object]]) -> None:
+    hub = a_hub()
+    receive(hub, *(make(number) for number in range(20_000)))
+    found = samples(hub.page())
+    for (name, labels), entries in found.items():
+        if name == "loopwatch_monitor_table_entries":
+            assert entries <= found["loopwatch_monitor_table_limit", labels]
+
+
+def test_a_refused_content_type_is_counted() -> None:
+    hub = a_hub()
+    hub.receive(b"\x80\x04.", "application/x-python-serialize")
+    hub.refuse("envelope")
+    malformed = {dict(labels)["reason"]: value for (name, labels), value in samples(hub.page()).items()
+                 if name == "loopwatch_monitor_events_malformed_total"}  # fmt: skip
+    assert {reason for reason, count in malformed.items() if count} == {"content_type", "envelope"}
