@@ -1,0 +1,1 @@
+"""The demo: the whole product at work on one machine, without Docker (``python -m app.demo``)."""
