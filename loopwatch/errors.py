@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 __all__ = [
     "BudgetError",
     "ConfigurationError",
@@ -32,6 +34,10 @@ class MissingExtraError(LoopwatchError, ImportError):
             f"loopwatch.{name} needs the package {package!r}, which is not installed: pip install 'loopwatch[{extra}]'"
         )
         self.extra = extra
+        self._arguments = (name, package, extra)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self._arguments
 
 
 class RunningLoopError(LoopwatchError, RuntimeError):
@@ -54,3 +60,8 @@ class LoopConflictError(LoopwatchError, RuntimeError):
         self.kind = kind
         self.owner = owner
         self.user = user
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Celery pickles a task's exception on its way to the parent, and keeps a base class of one that cannot be.
+        options = {"resource": self.resource, "kind": self.kind, "owner": self.owner, "user": self.user}
+        return partial(type(self), **options), self.args, self.__dict__

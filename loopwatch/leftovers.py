@@ -11,12 +11,13 @@ import asyncio
 import logging
 import sys
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from types import AsyncGeneratorType
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
-from loopwatch import per_loop
+from loopwatch.per_loop import lasting
 
 __all__ = ["GenerationHooks", "Leftovers", "current_run", "make_task"]
 
@@ -28,7 +29,8 @@ GRACE = 0.1
 DRAIN_TIMEOUT = 2.0
 """Seconds that leftovers have to end once they are cancelled."""
 
-Generator: TypeAlias = AsyncGenerator[Any, Any]
+AsyncGen: TypeAlias = AsyncGeneratorType[Any, Any]
+T = TypeVar("T")
 
 
 class Leftovers:
@@ -40,14 +42,14 @@ class Leftovers:
         self.loop = loop
         # Made when they are needed: most runs begin neither.
         self._tasks: WeakSet[asyncio.Task[Any]] | None = None
-        self._generators: WeakSet[Generator] | None = None
+        self._generators: WeakSet[AsyncGen] | None = None
 
     def add_task(self, task: asyncio.Task[Any]) -> None:
         if self._tasks is None:
             self._tasks = WeakSet()
         self._tasks.add(task)
 
-    def add_generator(self, generator: Generator) -> None:
+    def add_generator(self, generator: AsyncGen) -> None:
         if self._generators is None:
             self._generators = WeakSet()
         self._generators.add(generator)
@@ -56,7 +58,7 @@ class Leftovers:
         """The tasks that have not ended."""
         return [task for task in self._tasks if not task.done()] if self._tasks else []
 
-    def generators(self) -> list[Generator]:
+    def generators(self) -> list[AsyncGen]:
         """The async generators that were begun and have not ended."""
         if not self._generators:
             return []
@@ -70,7 +72,7 @@ class Leftovers:
         if tasks := self.tasks():
             await asyncio.wait(tasks, timeout=GRACE)
         deadline = self.loop.time() + DRAIN_TIMEOUT
-        tried: WeakSet[Generator] = WeakSet()
+        tried: WeakSet[AsyncGen] = WeakSet()
         while (left := deadline - self.loop.time()) > 0:
             tasks = self.tasks()
             for task in tasks:
@@ -84,7 +86,7 @@ class Leftovers:
             await asyncio.wait(tasks, timeout=left)
 
 
-async def _close(generator: Generator) -> None:
+async def _close(generator: AsyncGen) -> None:
     try:
         await generator.aclose()
     except Exception:
@@ -96,25 +98,25 @@ current_run: ContextVar[Leftovers | None] = ContextVar("loopwatch_current_run", 
 
 
 def make_task(
-    loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator, **options: Any
-) -> asyncio.Task[Any]:
+    loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
+) -> asyncio.Task[T]:
     """A task factory (``loop.set_task_factory``) that notes for which run a task was made."""
-    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)  # type: ignore[arg-type]
-    run = current_run.get()
+    task = asyncio.Task(coroutine, loop=loop, **options)
+    run = _run_of_what_begins()
     if run is not None and run.loop is loop:
         run.add_task(task)
     return task
 
 
-# The generator by which PerLoop ends a value with its loop: it is meant to outlive the run that asked first.
-_LASTING = per_loop._dispose_with_loop.__code__
+def _run_of_what_begins() -> Leftovers | None:
+    return None if lasting.get() else current_run.get()
 
 
 class GenerationHooks:
     """One loop's hooks for async generators (PEP 525): asyncio's own, and a note for which run one was begun."""
 
     def __init__(self) -> None:
-        self._of_loop: tuple[Callable[[Generator], None], Callable[[Generator], None]] | None = None
+        self._of_loop: tuple[Callable[[Any], None], Callable[[Any], None]] | None = None
 
     def install(self) -> None:
         """For the loop that is running in this thread; asyncio puts the thread's own back when it stops."""
@@ -125,18 +127,18 @@ class GenerationHooks:
             self._of_loop = (hooks.firstiter, hooks.finalizer)
         sys.set_asyncgen_hooks(self._begun, self._dropped)
 
-    def _begun(self, generator: Generator) -> None:
+    def _begun(self, generator: Any) -> None:
         assert self._of_loop is not None
         self._of_loop[0](generator)
-        run = current_run.get()
-        if run is not None and generator.ag_code is not _LASTING:
+        run = _run_of_what_begins()
+        if run is not None:
             run.add_generator(generator)
 
-    def _dropped(self, generator: Generator) -> None:
+    def _dropped(self, generator: Any) -> None:
         """Nobody refers to it any more. asyncio would close it in a task made later: too late for the run's end."""
         assert self._of_loop is not None
-        run = current_run.get()
-        if run is not None and run.loop is asyncio._get_running_loop() and generator.ag_code is not _LASTING:
+        run = _run_of_what_begins()
+        if run is not None and run.loop is asyncio._get_running_loop():
             run.loop.create_task(_close(generator))
         else:
             self._of_loop[1](generator)

@@ -136,7 +136,8 @@ class _OwnLoop(_Home):
             try:
                 return self.loop.run_until_complete(task)
             finally:
-                if not task.done():  # SystemExit or the like came out of the loop itself
+                if not task.done():  # SystemExit or the like came out of the loop itself; SIGKILL may be close
+                    task.cancel()
                     run.add_task(task)
                 elif not task.cancelled():
                     task.exception()  # retrieved, also when it was SystemExit that ended the loop's run
@@ -175,39 +176,30 @@ class _SharedLoop(_Home):
 
     def run(self, subject: object, timeout: float | None) -> object:
         done: Future[object] = Future()
-        tasks: list[asyncio.Task[object]] = []
+        run = Leftovers(self.loop)
+        tasks: list[asyncio.Task[Any]] = []
 
         def start() -> None:
             # In a copy of the caller's context, where a run of another loop may be current (asyncio.to_thread).
             current_run.set(None)
-            run = Leftovers(self.loop)
             tasks.append(self.loop.create_task(self._body(run, subject, timeout)))
-            supervisor = self.loop.create_task(self._supervise(tasks[0], run, done))
-            tasks.append(supervisor)
+            tasks[0].add_done_callback(ended)
 
-        def cancel() -> None:
-            tasks[0].cancel()
+        def ended(task: asyncio.Task[Any]) -> None:
+            if not run:
+                _settle(done, task)
+                return
+            tasks.append(self.loop.create_task(run.drain()))
+            tasks[1].add_done_callback(lambda _: _settle(done, task))
 
         self.loop.call_soon_threadsafe(start)
         try:
             return done.result()
         except BaseException:
             if not done.done():  # the wait was interrupted: a soft time limit, Ctrl-C, a greenlet that was killed
-                self.loop.call_soon_threadsafe(cancel)
+                self.loop.call_soon_threadsafe(lambda: tasks[0].cancel())
                 wait([done], timeout=CANCEL_TIMEOUT)
             raise
-
-    @staticmethod
-    async def _supervise(task: asyncio.Task[object], run: Leftovers, done: Future[object]) -> None:
-        await asyncio.wait([task])
-        if run:
-            await run.drain()
-        if task.cancelled():
-            done.set_exception(asyncio.CancelledError())
-        elif error := task.exception():
-            done.set_exception(error)
-        else:
-            done.set_result(task.result())
 
     def close(self) -> None:
         ended = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
@@ -217,6 +209,15 @@ class _SharedLoop(_Home):
         self._thread.join(timeout=1)
         if not self._thread.is_alive():
             self.loop.close()
+
+
+def _settle(done: Future[object], task: asyncio.Task[Any]) -> None:
+    if task.cancelled():
+        done.set_exception(asyncio.CancelledError())
+    elif error := task.exception():
+        done.set_exception(error)
+    else:
+        done.set_result(task.result())
 
 
 class _Loops:

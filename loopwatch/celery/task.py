@@ -1,0 +1,73 @@
+"""`AsyncTask`: a Celery task whose ``run`` and hooks may be coroutine functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from celery import Task
+
+from loopwatch.runner import run_async
+
+__all__ = ["AsyncTask"]
+
+_METHODS = ("run", "before_start", "on_success", "on_failure", "on_retry", "after_return")
+
+_carried: ContextVar[tuple[Any, Any] | None] = ContextVar("loopwatch_task_request", default=None)
+"""The stack of requests of the task that waits for a coroutine, and its request: another thread's stack is empty."""
+
+
+class AsyncTask(Task):  # type: ignore[misc, type-arg, unused-ignore]  # untyped, or generic in its stubs only
+    """A task class for ``async def`` tasks; synchronous ones stay what they are.
+
+    As the application's ``task_cls``, as ``base=`` or as a mixin::
+
+        app = Celery("app", task_cls=loopwatch.AsyncTask)
+
+        @app.task(bind=True)
+        async def generate(self, roadmap_id: str) -> None: ...
+
+    ``run`` is wrapped rather than ``__call__``, which applications override. In the coroutine, ``self.request`` is
+    the task's own on every pool.
+    """
+
+    abstract = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in _METHODS:
+            method = cls.__dict__.get(name)
+            # Celery keeps the function of a task that is not bound as a static method.
+            if isinstance(method, staticmethod) and inspect.iscoroutinefunction(method.__func__):
+                setattr(cls, name, staticmethod(_synchronous(method.__func__, cls)))
+            elif inspect.iscoroutinefunction(method):
+                setattr(cls, name, _synchronous(method))
+
+    @property
+    def request(self) -> Any:
+        """The request that this task works on."""
+        stack: Any = self.request_stack
+        if stack.top is None:
+            carried = _carried.get()
+            if carried is not None and carried[0] is stack:
+                return carried[1]
+        return super().request
+
+
+def _synchronous(function: Callable[..., Any], owner: type[AsyncTask] | None = None) -> Callable[..., Any]:
+    """``function`` run to its end; ``owner``: the class of a static method, which gets no ``self``."""
+
+    @functools.wraps(function)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        stack = (owner or args[0]).request_stack
+        request = stack.top if stack is not None else None
+        token = _carried.set((stack, request) if request is not None else None)
+        try:
+            return run_async(lambda: function(*args, **kwargs))
+        finally:
+            _carried.reset(token)
+
+    return method

@@ -1,0 +1,89 @@
+"""Tasks on real workers: soft time limits, orphans, and which loop they run on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Celery
+
+from tests.acceptance.workers import DEADLINE, Worker, worker
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Celery]:
+    with Celery("client", broker=redis_url, backend=redis_url) as app:
+        yield app
+
+
+def _send(client: Celery, task: str, *args: object, **options: Any) -> Any:
+    return client.send_task(f"tests.acceptance.worker_app.{task}", args, **options)
+
+
+@pytest.fixture
+def prefork(redis_url: str, database_url: str, tmp_path: Path) -> Iterator[Worker]:
+    environment = {"REDIS_URL": redis_url, "DATABASE_URL": database_url}
+    with worker("w", tmp_path / "log", environment, "-c", "1") as running:
+        yield running
+
+
+def _sessions(database_url: str) -> list[str]:
+    """The state of each of the worker's sessions in this test's database."""
+    with psycopg.connect(database_url.replace("postgresql+asyncpg:", "postgresql:")) as connection:
+        rows = connection.execute(
+            "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return [state for (state,) in rows]
+
+
+@pytest.mark.parametrize("task", ["hold", "block"])
+def test_a_soft_limit_returns_the_connection_before_the_next_task(
+    prefork: Worker, client: Celery, database_url: str, task: str
+) -> None:
+    started = time.monotonic()
+    result = _send(client, task, soft_time_limit=1)
+    with pytest.raises(SoftTimeLimitExceeded):
+        result.get(timeout=DEADLINE)
+    assert time.monotonic() - started < 50, "it was the task's own minute that ended it"
+    # The result is stored after the exception has left the coroutine.
+    assert _sessions(database_url) == ["idle"]
+    assert _send(client, "query").get(timeout=DEADLINE) == 1
+    assert _sessions(database_url) == ["idle"]
+
+
+def test_a_hard_limit_leaves_no_session(prefork: Worker, client: Celery, database_url: str) -> None:
+    from celery.exceptions import TimeLimitExceeded
+
+    with pytest.raises(TimeLimitExceeded):
+        _send(client, "hold", time_limit=1).get(timeout=DEADLINE)
+    deadline = time.monotonic() + DEADLINE
+    while _sessions(database_url):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_orphan_never_resumes_in_the_next_task(prefork: Worker, client: Celery) -> None:
+    _send(client, "leave_an_orphan").get(timeout=DEADLINE)
+    before, after = _send(client, "what_the_orphan_did", 0.3).get(timeout=DEADLINE)
+    assert before == after
+
+
+def test_a_child_keeps_one_loop(prefork: Worker, client: Celery) -> None:
+    loops = {_send(client, "who").get(timeout=DEADLINE)[1] for _ in range(5)}
+    assert len(loops) == 1
+
+
+def test_threads_share_one_loop_and_each_coroutine_has_its_own_request(
+    client: Celery, redis_url: str, tmp_path: Path
+) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-P", "threads", "-c", "4"):
+        results = [_send(client, "who", 0.2) for _ in range(12)]
+        answers = [result.get(timeout=DEADLINE) for result in results]
+    assert [identifier for identifier, _, _ in answers] == [result.id for result in results]
+    assert len({loop for _, loop, _ in answers}) == 1
+    assert {queue for _, _, queue in answers} == {"celery"}

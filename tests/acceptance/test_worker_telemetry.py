@@ -1,0 +1,149 @@
+"""A worker's numbers, as the monitor gets them: from real workers, over a real broker, without ``-E``."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.exceptions import WorkerLostError
+
+from loopwatch.telemetry import catalogue
+from tests.acceptance.workers import DEADLINE, Listener, wait_until, worker
+
+
+@pytest.fixture
+def listener(redis_url: str) -> Iterator[Listener]:
+    with Listener(redis_url) as listening:
+        yield listening
+
+
+def _send(listener: Listener, task: str, *args: object, **options: Any) -> Any:
+    return listener.app.send_task(f"tests.acceptance.worker_app.{task}", args, **options)
+
+
+def test_recycled_children_lose_no_count(listener: Listener, redis_url: str, tmp_path: Path) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "2", "--max-tasks-per-child=2") as running:
+        pids = {_send(listener, "notify") for _ in range(20)}
+        pids = {result.get(timeout=DEADLINE) for result in pids}
+        assert len(pids) >= 10
+        wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 20, lambda: listener.snapshots)
+        before = listener.snapshots[running.node]
+    last = wait_until(lambda: listener.snapshots[running.node]["stopping"] and listener.snapshots[running.node])
+    assert listener.sum(running.node, catalogue.NOTIFICATIONS, "celery", "notify") == 20
+    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0
+    assert last["boot"] == before["boot"]
+    assert last["seq"] > before["seq"]
+    info = last["info"]
+    assert info["kind"] == "celery"
+    assert info["pool_type"] == "prefork"
+    assert info["queues"] == ["celery", "content", "logs"]
+    assert info["slots"] == 2
+    assert info["release"] == "1.2.3"
+    # Only the snapshots came through loopwatch's own dispatcher: the worker runs without -E.
+    assert not [name for name in listener.types if name.startswith("task-") and name != "task-sent"]
+
+
+def test_a_killed_child_loses_nothing_that_it_had_told(listener: Listener, redis_url: str, tmp_path: Path) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "1") as running:
+        result = _send(listener, "count_then_die")
+        with pytest.raises(WorkerLostError):
+            result.get(timeout=DEADLINE)
+        assert _send(listener, "notify").get(timeout=DEADLINE)
+        wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 2, lambda: listener.snapshots)
+        assert listener.sum(running.node, catalogue.NOTIFICATIONS, "celery", "dying") == 1
+        # The dead child's gauges are gone: its task is not "running" for ever.
+        wait_until(
+            lambda: (
+                listener.snapshots[running.node]["gauges"]["0"].get("task_oldest_running_seconds")
+                == [[["celery"], 0.0]]
+            ),
+            lambda: listener.snapshots,
+        )
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_pools_without_children_report_for_themselves(
+    listener: Listener, redis_url: str, tmp_path: Path, pool: str
+) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "3", "-P", pool) as running:
+        results = [_send(listener, "notify") for _ in range(6)]
+        pids = {result.get(timeout=DEADLINE) for result in results}
+        assert pids == {running.process.pid}
+    wait_until(lambda: listener.snapshots[running.node]["stopping"])
+    assert listener.sum(running.node, catalogue.NOTIFICATIONS) == 6
+    assert listener.snapshots[running.node]["info"]["pool_type"] == pool
+    assert listener.snapshots[running.node]["info"]["slots"] == (1 if pool == "solo" else 3)
+
+
+def test_facts_are_counted_for_the_queue_of_the_task(listener: Listener, redis_url: str, tmp_path: Path) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "2") as running:
+        for queue in ("logs", "content", "celery"):
+            result = _send(listener, "who", queue=queue)
+            identifier, _, seen = result.get(timeout=DEADLINE)
+            assert identifier == result.id
+            assert seen == queue
+            _send(listener, "notify", queue=queue).get(timeout=DEADLINE)
+
+        def counted(queue: str) -> bool:
+            return listener.sum(running.node, catalogue.NOTIFICATIONS, queue) == 1
+
+        for queue in ("logs", "content", "celery"):
+            wait_until(partial(counted, queue), lambda: listener.snapshots)
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_conflicts_are_counted_from_failures_and_retries(
+    listener: Listener, redis_url: str, tmp_path: Path, retry: bool
+) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "1") as running:
+        with pytest.raises(RuntimeError, match="different loop"):
+            _send(listener, "conflict", retry).get(timeout=DEADLINE)
+        attempts = 2 if retry else 1
+        wait_until(lambda: listener.sum(running.node, catalogue.LOOP_CONFLICTS) == attempts, lambda: listener.snapshots)
+    name = "tests.acceptance.worker_app.conflict"
+    assert listener.sum(running.node, catalogue.LOOP_CONFLICTS, "celery", name) == attempts
+
+
+def test_a_conflict_that_was_counted_is_not_counted_again(listener: Listener, redis_url: str, tmp_path: Path) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "1") as running:
+        result = _send(listener, "refused")
+        result.get(timeout=DEADLINE, propagate=False)
+        assert "different loop" in str(result.result)
+    wait_until(lambda: listener.snapshots[running.node]["stopping"])
+    assert listener.sum(running.node, catalogue.LOOP_CONFLICTS) == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_what_a_process_does_at_its_end_is_counted(
+    listener: Listener, redis_url: str, database_url: str, tmp_path: Path, pool: str
+) -> None:
+    """Engines are disposed of when the process ends, and the last snapshot comes after that."""
+    environment = {"REDIS_URL": redis_url, "DATABASE_URL": database_url}
+    with worker("w", tmp_path / "log", environment, "-c", "1", "-P", pool) as running:
+        assert _send(listener, "query").get(timeout=DEADLINE) == 1
+        wait_until(lambda: listener.sum(running.node, catalogue.ENGINES_CREATED, "main") == 1)
+    wait_until(lambda: listener.snapshots[running.node]["stopping"])
+    assert listener.sum(running.node, catalogue.ENGINES_DISPOSED, "main", "process_exit") == 1
+
+
+def test_spawned_children_work_and_say_that_they_cannot_tell(
+    listener: Listener, redis_url: str, tmp_path: Path
+) -> None:
+    """They inherit no socket. The worker itself still reports."""
+    environment = {"REDIS_URL": redis_url, "START_METHOD": "spawn"}
+    with worker("w", tmp_path / "log", environment, "-c", "1") as running:
+        assert _send(listener, "notify").get(timeout=DEADLINE) != running.process.pid
+        wait_until(lambda: running.node in listener.snapshots)
+        assert "spawned rather than forked" in running.log
+
+
+def test_a_worker_that_is_killed_says_nothing_more(listener: Listener, redis_url: str, tmp_path: Path) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "1") as running:
+        wait_until(lambda: running.node in listener.snapshots)
+        running.process.send_signal(signal.SIGKILL)
+        running.process.wait(DEADLINE)
+    assert not listener.snapshots[running.node]["stopping"]

@@ -1,0 +1,138 @@
+"""The Celery application of the worker tests: run as a real worker, in processes of its own."""
+# Celery and kombu are typed in parts.
+# mypy: disable-error-code="untyped-decorator,no-untyped-call,attr-defined"
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+from sqlalchemy import text
+
+import loopwatch
+
+app = Celery(
+    "worker_app", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"], task_cls=loopwatch.AsyncTask
+)
+app.conf.update(
+    broker_connection_retry_on_startup=True,
+    task_queues=[
+        Queue("celery", Exchange("celery"), "celery"),
+        Queue("logs", Exchange("direct_logs"), "rk.logs"),
+        Queue("content", Exchange("topics", type="topic"), "content.#"),
+    ],
+    worker_hijack_root_logger=False,
+    worker_pool_start_method=os.environ.get("START_METHOD", "fork"),
+)
+loopwatch.instrument(app, interval=0.5, release="1.2.3")
+engine = (
+    loopwatch.create_async_engine(os.environ["DATABASE_URL"], name="main") if os.environ.get("DATABASE_URL") else None
+)
+
+orphans: list[Any] = []
+log: list[str] = []
+
+
+async def _notify(operation: str) -> None:
+    async with loopwatch.tolerated(operation):
+        await asyncio.sleep(0)
+
+
+@app.task
+def notify(operation: str = "notify") -> int:
+    """Counts one notification; answers with the pid of the process that did."""
+    loopwatch.run_async(_notify(operation))
+    return os.getpid()
+
+
+@app.task(bind=True)
+async def who(self: Any, seconds: float = 0.0) -> tuple[str, int, str]:
+    """The request as the coroutine sees it, its loop, and its queue as loopwatch sees it."""
+    from loopwatch.telemetry.stats import current_task
+
+    await asyncio.sleep(seconds)
+    return self.request.id, id(asyncio.get_running_loop()), current_task.get().queue_name
+
+
+@app.task
+async def count_then_die() -> None:
+    await _notify("dying")
+    await asyncio.sleep(1.5)  # the child's snapshot of the second
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+async def query() -> int:
+    assert engine is not None
+    async with engine.connect() as connection:
+        return int((await connection.execute(text("SELECT 1"))).scalar_one())
+
+
+@app.task
+async def hold() -> None:
+    """Holds a transaction open for a minute."""
+    assert engine is not None
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        await asyncio.sleep(60)
+
+
+@app.task
+async def block() -> None:
+    """Blocks the loop, in a transaction."""
+    assert engine is not None
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        time.sleep(60)  # noqa: ASYNC251
+
+
+@app.task
+async def leave_an_orphan() -> None:
+    async def orphan() -> None:
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            log.append("resumed")
+
+    orphans.append(asyncio.create_task(orphan()))
+    await asyncio.sleep(0.05)
+
+
+@app.task
+async def what_the_orphan_did(seconds: float) -> tuple[int, int]:
+    """How much the orphan has logged before this task, and since."""
+    before = len(log)
+    await asyncio.sleep(seconds)
+    return before, len(log)
+
+
+@app.task(bind=True, max_retries=1)
+def conflict(self: Any, retry: bool) -> None:
+    """A loop conflict as an application without guards meets it."""
+    try:
+        raise RuntimeError("Task <Task> got Future <Future pending> attached to a different loop")
+    except RuntimeError as error:
+        if retry and not self.request.retries:
+            raise self.retry(exc=error, countdown=0) from error
+        raise
+
+
+@app.task
+async def refused() -> None:
+    """A conflict that a guard has refused, and counted, fails the task with an error that cannot be pickled."""
+    from loopwatch.errors import LoopConflictError
+    from loopwatch.telemetry import catalogue
+    from loopwatch.telemetry.stats import STATS, current_task
+
+    class LocalConflictError(LoopConflictError):
+        pass
+
+    error = LocalConflictError("got Future <F> attached to a different loop", resource="asyncpg", kind="cross_loop")
+    task = current_task.get()
+    STATS.count(catalogue.LOOP_CONFLICTS, (task.queue_name, task.name, "asyncpg", "cross_loop", "guard"))
+    error._loopwatch_counted = True
+    raise error

@@ -1,0 +1,114 @@
+"""Real Celery workers for the tests: subprocesses, and a listener for the events that they publish."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from celery import Celery
+
+from loopwatch.telemetry import wire
+from loopwatch.telemetry.catalogue import Metric
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 60.0
+"""Seconds to wait for what must come; a machine under load is slow."""
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: Callable[[], object] = lambda: "") -> T:
+    """The condition's first true value."""
+    deadline = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"in vain for {DEADLINE} s; last: {what()}"
+        time.sleep(0.02)
+    return value
+
+
+class Listener:
+    """The newest snapshot of each node, from the broker's events."""
+
+    def __init__(self, url: str) -> None:
+        self.app = Celery("listener", broker=url, backend=url)
+        self.snapshots: dict[str, dict[str, Any]] = {}
+        self.types: list[str] = []
+        self._receiver: Any = None
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self._listen)
+
+    def __enter__(self) -> Listener:
+        self._thread.start()
+        assert self._listening.wait(DEADLINE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._receiver.should_stop = True
+        self._thread.join()
+        self.app.close()
+
+    def _listen(self) -> None:
+        with self.app.connection_for_read() as connection:
+            self._receiver = self.app.events.Receiver(connection, handlers={"*": self._take})
+            self._receiver.on_consume_ready = lambda *_, **__: self._listening.set()
+            self._receiver.capture(wakeup=False)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        self.types.append(event["type"])
+        if event["type"] == wire.EVENT_TYPE:
+            self.snapshots[event["hostname"]] = event
+
+    def sum(self, node: str, metric: Metric, *labels: str) -> float:
+        """A counter in the node's newest snapshot, summed over the series whose labels begin with these."""
+        rows = self.snapshots.get(node, {}).get("counters", {}).get(metric.wire_name, [])
+        return float(sum(value for own, value in rows if tuple(own[: len(labels)]) == labels))
+
+
+class Worker:
+    """A worker process and its log."""
+
+    def __init__(self, node: str, log: Path, environment: dict[str, str], *options: str) -> None:
+        self.node = f"{node}@test"
+        self._log = log
+        command = [sys.executable, "-m", "celery", "-A", "tests.acceptance.worker_app", "worker", "-l", "INFO"]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [*command, "-n", self.node, "--without-mingle", "--without-gossip", *options],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        wait_until(lambda: " ready." in self.log or self.process.poll() is not None, lambda: self.log)
+        assert self.process.poll() is None, self.log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def stop(self) -> None:
+        """A warm shutdown."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(DEADLINE)
+        finally:
+            self.process.kill()
+
+
+@contextmanager
+def worker(node: str, log: Path, environment: dict[str, str], *options: str) -> Iterator[Worker]:
+    """Runs a worker; stops it warmly."""
+    running = Worker(node, log, environment, *options)
+    try:
+        yield running
+    finally:
+        running.stop()

@@ -1,0 +1,183 @@
+"""A process that reports itself, and a broker that goes away: real Redis, stopped, continued and killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+import loopwatch
+from app.demo.servers import Server, ServerMissingError, start_redis
+from loopwatch.errors import ConfigurationError
+from loopwatch.telemetry import catalogue, reporter
+from loopwatch.telemetry.stats import STATS
+from tests.acceptance.workers import Listener, wait_until
+
+# Python 3.12 warns of what is tested here.
+forks_with_threads = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+HOST = socket.gethostname()
+
+
+@pytest.fixture
+def broker() -> Iterator[Server]:
+    """A Redis of this test's own, to be stopped and killed."""
+    with tempfile.TemporaryDirectory(prefix="loopwatch-test-") as directory:
+        try:
+            server = start_redis(Path(directory))
+        except ServerMissingError as error:
+            if os.environ.get("CI"):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        try:
+            yield server
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGCONT)
+            server.close()
+
+
+def _dropped() -> float:
+    return STATS.value(catalogue.TELEMETRY_DROPPED, ("broker",))
+
+
+def test_processes_of_one_name_have_slots_of_their_own(redis_url: str) -> None:
+    # The slots of a name are the machine's: another test or demo may report itself as an API, too.
+    name = f"api-{os.getpid()}"
+    node = f"{name}@{HOST}"
+    code = (
+        "import sys, celery, loopwatch\n"
+        f"with loopwatch.report(celery.Celery(broker={redis_url!r}), name={name!r}, interval=0.1): sys.stdin.read()"
+    )
+    with Listener(redis_url) as listener:
+        seen: set[str] = set()
+
+        def slots() -> set[str]:
+            seen.update(listener.snapshots.get(node, {}).get("gauges", {}))
+            return seen
+
+        with loopwatch.report(listener.app, name=name, interval=0.1, release="7"):
+            wait_until(lambda: slots() == {"0"}, slots)
+            info = listener.snapshots[node]["info"]
+            assert info["kind"] == "process"
+            assert info["release"] == "7"
+            other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+            wait_until(lambda: slots() == {"0", "1"}, slots)
+            other.communicate(b"", timeout=60)
+            assert other.returncode == 0
+        wait_until(lambda: listener.snapshots[node]["stopping"])
+        # The kernel has freed both.
+        seen.clear()
+        listener.snapshots.clear()
+        with loopwatch.report(listener.app, name=name, interval=0.1):
+            wait_until(lambda: slots() == {"0"}, slots)
+
+
+@pytest.mark.parametrize("name", ["", "api@host"])
+def test_a_bad_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="without the host"), loopwatch.report(None, name=name):
+        pass
+
+
+def test_a_broker_that_hangs_is_survived(broker: Server) -> None:
+    node = f"script@{HOST}"
+    with Listener(broker.url) as listener, loopwatch.report(listener.app, name="script", interval=0.1):
+        wait_until(lambda: node in listener.snapshots)
+        before, newest = _dropped(), listener.snapshots[node]["seq"]
+        os.kill(broker.pid, signal.SIGSTOP)
+        wait_until(lambda: _dropped() >= before + 2)
+        os.kill(broker.pid, signal.SIGCONT)
+        last = wait_until(lambda: listener.snapshots[node]["seq"] > newest + 2 and listener.snapshots[node])
+        # What was lost shows as a gap, and the drop itself is told.
+        rows = {tuple(own): value for own, value in last["counters"]["telemetry_dropped_total"]}
+        assert rows[("broker",)] >= before + 2
+
+
+def test_a_process_ends_although_its_broker_hangs(broker: Server, caplog: pytest.LogCaptureFixture) -> None:
+    app = Celery("app", broker=broker.url)
+    ended = threading.Event()
+
+    def run() -> None:
+        with loopwatch.report(app, name="script", interval=0.1):
+            before = _dropped()
+            os.kill(broker.pid, signal.SIGSTOP)
+            wait_until(lambda: _dropped() > before)
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.wait(60)
+    os.kill(broker.pid, signal.SIGCONT)
+    assert "cannot publish" in caplog.text
+    assert broker.url not in caplog.text
+    assert broker.url.partition("@")[0].rpartition(":")[2] not in caplog.text
+
+
+def test_a_broker_that_is_down_costs_no_memory(broker: Server) -> None:
+    app = Celery("app", broker=broker.url)
+    broker.close()
+    before, threads = _dropped(), threading.active_count()
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with loopwatch.report(app, name="script", interval=0.1):
+        wait_until(lambda: _dropped() >= before + 15)
+        assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 5
+    wait_until(lambda: threading.active_count() <= threads)
+
+
+@forks_with_threads
+def test_a_fork_waits_until_the_brokers_client_is_not_in_use() -> None:
+    """A lock of the client's, held by our thread at the fork, would stay locked in the child for ever."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def publish() -> None:
+        with reporter._publishing:
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    assert inside.wait(60)
+    threading.Timer(reporter.FORK_WAIT / 5, leave.set).start()
+    assert _in_child(lambda: not thread.is_alive() and reporter._publishing._lock.acquire(timeout=5))
+    thread.join()
+    with reporter._publishing:
+        pass
+
+
+@forks_with_threads
+def test_a_fork_does_not_wait_for_the_network() -> None:
+    leave = threading.Event()
+
+    def publish() -> None:
+        with reporter._publishing:
+            leave.wait(60)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    wait_until(reporter._publishing._lock.locked)
+    assert _in_child(lambda: reporter._publishing._lock.acquire(timeout=5))
+    leave.set()
+    thread.join()
+
+
+def _in_child(check: Callable[[], bool]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(2)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1]) == 0

@@ -1,0 +1,168 @@
+"""From child to parent: folding, dropping, and real children that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loopwatch.telemetry import catalogue, wire
+from loopwatch.telemetry.channel import Channel, Children, Writer, merge_gauges
+from loopwatch.telemetry.stats import STATS
+from loopwatch.telemetry.wire import ChildSnapshot
+
+# Python 3.12 warns of what is tested here.
+forks_with_threads = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+COUNTER = catalogue.NOTIFICATIONS
+LABELS = ("q", "notify")
+
+
+def _datagram(pid: int, nonce: str, seq: int, count: int, slot: int = 0) -> bytes:
+    counters: wire.Table = {COUNTER.wire_name: {LABELS: count}}
+    (datagram,) = wire.encode_child(ChildSnapshot(pid, nonce, slot, seq, counters, {"g": {(): float(count)}}))
+    return datagram
+
+
+def _sum(children: Children) -> wire.Value:
+    return children.counters().get(COUNTER.wire_name, {}).get(LABELS, 0)
+
+
+def test_the_newest_snapshot_of_each_child_counts() -> None:
+    children = Children()
+    for datagram in (_datagram(1, "a", 2, 5), _datagram(2, "b", 1, 10, slot=1), _datagram(1, "a", 1, 3)):
+        children.add(datagram)
+    assert _sum(children) == 15
+    assert children.gauges() == {0: {"g": {(): 5.0}}, 1: {"g": {(): 10.0}}}
+
+
+def test_the_sums_of_the_dead_stay_and_their_gauges_go() -> None:
+    children = Children()
+    children.add(_datagram(1, "a", 1, 5))
+    children.bury({1})
+    assert _sum(children) == 5
+    assert children.gauges() == {}
+    assert children.pids() == set()
+
+
+def test_a_pid_that_is_used_again_is_another_child() -> None:
+    children = Children()
+    children.add(_datagram(1, "a", 9, 5))
+    children.bury({1})
+    children.add(_datagram(1, "b", 1, 2))
+    assert _sum(children) == 7
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.integers(0, 5)), max_size=40))
+def test_sums_never_fall_and_lose_nothing(steps: list[tuple[int, bool, int]]) -> None:
+    """Children count and die in any order; each one's snapshots are cumulative."""
+    children = Children()
+    lives = dict.fromkeys((1, 2, 3), 0)
+    counts: dict[int, int] = {}
+    total = 0
+    before = 0.0
+    for pid, dies, amount in steps:
+        counts[pid] = counts.get(pid, 0) + amount
+        total += amount
+        children.add(_datagram(pid, str(lives[pid]), counts[pid] + 1, counts[pid]))
+        if dies:
+            children.bury({pid})
+            lives[pid] += 1
+            del counts[pid]
+        now = _sum(children)
+        assert isinstance(now, (int, float))
+        assert now >= before
+        before = now
+    assert before == total
+
+
+def test_gauges_of_two_processes_in_one_slot_are_merged_as_the_family_says() -> None:
+    summed, highest = catalogue.POOL_CONNECTIONS.wire_name, catalogue.POOL_OLDEST_CHECKOUT.wire_name
+    into: wire.Table = {summed: {("p", "idle"): 2}, highest: {("p",): 3.0}}
+    merge_gauges(into, {summed: {("p", "idle"): 1, ("p", "used"): 1}, highest: {("p",): 1.0}, "new": {(): 1}})
+    assert into == {summed: {("p", "idle"): 3, ("p", "used"): 1}, highest: {("p",): 3.0}, "new": {(): 1}}
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    channel = Channel()
+    yield channel
+    channel.close()
+
+
+def _fork(channel: Channel, body: str) -> int:
+    """A pool child: counts 3 and does what ``body`` says."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        writer = channel.writer(slot=2)
+        writer.start()
+        STATS.count(COUNTER, LABELS, 3)
+        if body == "exits":
+            writer.finish()
+        elif body == "is killed":
+            writer.task_ended()
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif body == "waits":
+            time.sleep(60)
+    finally:
+        os._exit(0)
+
+
+@forks_with_threads
+@pytest.mark.parametrize("body", ["exits", "is killed"])
+@pytest.mark.parametrize("reading", [True, False])
+def test_a_real_childs_count_survives_it(channel: Channel, body: str, reading: bool) -> None:
+    if reading:
+        channel.start()
+    for _ in range(5):
+        os.waitpid(_fork(channel, body), 0)
+    counters, gauges = channel.tables()
+    assert counters[COUNTER.wire_name][LABELS] == 15
+    assert gauges == {}
+
+
+@forks_with_threads
+def test_a_live_child_speaks_each_second(channel: Channel) -> None:
+    channel.start()
+    pid = _fork(channel, "waits")
+    try:
+        deadline = time.monotonic() + 30
+        while channel.tables()[0].get(COUNTER.wire_name) != {LABELS: 3}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert set(channel.tables()[1]) == {2}
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert channel.tables() == ({**channel.tables()[0], COUNTER.wire_name: {LABELS: 3}}, {})
+
+
+def test_a_full_channel_never_blocks_and_the_drop_is_counted() -> None:
+    silent, sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    writer = Writer(sock, slot=0)
+    before = STATS.value(catalogue.TELEMETRY_DROPPED, ("channel_full",))
+    with silent, sock:
+        sent = 0
+        while writer.send():
+            sent += 1
+            assert sent < 100_000
+        assert STATS.value(catalogue.TELEMETRY_DROPPED, ("channel_full",)) == before + 1
+        # Room is made while the last snapshot waits for it.
+        threading.Timer(0.05, lambda: [silent.recv(65536) for _ in range(3)]).start()
+        assert writer.send(deadline=time.monotonic() + 30)
+
+
+def test_what_is_no_snapshot_is_counted(channel: Channel) -> None:
+    before = STATS.value(catalogue.TELEMETRY_DROPPED, ("malformed",))
+    channel._writer.send(b"nonsense")
+    assert channel.tables() == ({}, {})
+    assert STATS.value(catalogue.TELEMETRY_DROPPED, ("malformed",)) == before + 1
