@@ -192,12 +192,19 @@ class _SharedLoop(_Home):
             tasks.append(self.loop.create_task(run.drain()))
             tasks[1].add_done_callback(lambda _: _settle(done, task))
 
-        self.loop.call_soon_threadsafe(start)
+        def cancel() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:  # interrupted before the loop was asked to start
+                done.cancel()
+
         try:
+            # Inside: a signal may come as soon as the loop's thread has begun.
+            self.loop.call_soon_threadsafe(start)
             return done.result()
         except BaseException:
             if not done.done():  # the wait was interrupted: a soft time limit, Ctrl-C, a greenlet that was killed
-                self.loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                self.loop.call_soon_threadsafe(cancel)
                 wait([done], timeout=CANCEL_TIMEOUT)
             raise
 

@@ -21,7 +21,7 @@ from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import Assembler, ChildSnapshot, Table
 
-__all__ = ["Channel", "Children", "Writer", "merge_gauges", "own_snapshot"]
+__all__ = ["Channel", "Children", "Writer", "forget_unused_pools", "merge_gauges", "own_snapshot"]
 
 INTERVAL = 1.0
 """Seconds between two snapshots of a child: what it counted since is lost when it is killed."""
@@ -166,6 +166,15 @@ def merge_gauges(into: Table, table: Table) -> None:
                 target[labels] = max(known, value)
             else:
                 target[labels] = wire.add_value(known, value)
+
+
+def forget_unused_pools(gauges: Table) -> None:
+    """A pool's parent runs no tasks: what its copy of an engine might open, the fleet need not reckon with."""
+    opened = gauges.get(catalogue.POOL_CONNECTIONS.wire_name, {})
+    used = {pool for (pool, _), value in opened.items() if value}
+    limits = gauges.get(catalogue.POOL_CONNECTIONS_MAX.wire_name, {})
+    for labels in [labels for labels in limits if labels[0] not in used]:
+        del limits[labels]
 
 
 def _exists(pid: int) -> bool:

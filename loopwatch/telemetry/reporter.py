@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from loopwatch._version import __version__
 from loopwatch.errors import ConfigurationError
 from loopwatch.telemetry import catalogue, wire
-from loopwatch.telemetry.channel import merge_gauges, own_snapshot
+from loopwatch.telemetry.channel import forget_unused_pools, merge_gauges, own_snapshot
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import NodeInfo, NodeSnapshot, Table
 
@@ -89,6 +89,8 @@ class Reporter:
         own = own_snapshot(self._slot, self._seq)
         counters, gauges = self._children() if self._children else ({}, {})
         wire.add_tables(counters, own.counters)
+        if gauges:
+            forget_unused_pools(own.gauges)
         # Merged: the parent of a pool has no index of its own and shares slot 0.
         merge_gauges(gauges.setdefault(self._slot, {}), own.gauges)
         return NodeSnapshot(self._boot, self._seq, self._interval, self._info(), counters, gauges, stopping)

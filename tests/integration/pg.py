@@ -18,7 +18,7 @@ def sessions(database_url: str, where: str = "true") -> int:
     with psycopg.connect(plain(database_url), autocommit=True) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() AND "
-            f"backend_type = 'client backend' AND {where}",  # type: ignore[arg-type]  # our own constants
+            f"backend_type = 'client backend' AND {where}",
             [urlsplit(database_url).path.lstrip("/")],
         ).fetchone()
     assert row is not None

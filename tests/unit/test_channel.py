@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwatch.telemetry import catalogue, wire
-from loopwatch.telemetry.channel import Channel, Children, Writer, merge_gauges
+from loopwatch.telemetry.channel import Channel, Children, Writer, forget_unused_pools, merge_gauges
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import ChildSnapshot
 
@@ -88,6 +88,20 @@ def test_gauges_of_two_processes_in_one_slot_are_merged_as_the_family_says() -> 
     into: wire.Table = {summed: {("p", "idle"): 2}, highest: {("p",): 3.0}}
     merge_gauges(into, {summed: {("p", "idle"): 1, ("p", "used"): 1}, highest: {("p",): 1.0}, "new": {(): 1}})
     assert into == {summed: {("p", "idle"): 3, ("p", "used"): 1}, highest: {("p",): 3.0}, "new": {(): 1}}
+
+
+def test_a_parents_unused_pool_does_not_count_as_room_for_connections() -> None:
+    def gauges(idle: int) -> wire.Table:
+        return {
+            catalogue.POOL_CONNECTIONS.wire_name: {("main", "idle"): idle, ("main", "used"): 0},
+            catalogue.POOL_CONNECTIONS_MAX.wire_name: {("main",): 10},
+        }
+
+    unused, used = gauges(0), gauges(1)
+    for table in (unused, used):
+        forget_unused_pools(table)
+    assert unused[catalogue.POOL_CONNECTIONS_MAX.wire_name] == {}
+    assert used == gauges(1)
 
 
 @pytest.fixture

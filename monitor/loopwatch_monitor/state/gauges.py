@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
@@ -11,7 +12,7 @@ from loopwatch_monitor.intake.decode import Snapshot
 from loopwatch_monitor.state.labels import cut
 from loopwatch_monitor.state.totals import full_labels
 
-__all__ = ["Databases", "Gauges", "databases", "read_gauges"]
+__all__ = ["Databases", "Gauges", "databases", "merge_gauges", "read_gauges"]
 
 Gauges = dict[Metric, dict[Values, float]]
 Databases = dict[str, tuple[float, float]]
@@ -31,12 +32,26 @@ def read_gauges(snapshot: Snapshot, malformed: Counter[str]) -> Gauges:
                 if metric.kind != "gauge" or isinstance(value, list) or len(own) != len(metric.own_labels):
                     malformed["snapshot"] += 1
                     continue
-                values = full_labels(metric, own, snapshot.hostname, cut(slot))
-                known = target.get(values)
-                if known is not None:
-                    value = max(known, value) if metric.merge == "max" else known + value
-                target[values] = value
+                _add(target, metric, full_labels(metric, own, snapshot.hostname, cut(slot)), value)
     return gauges
+
+
+def merge_gauges(processes: Iterable[Gauges]) -> Gauges:
+    """The gauges of several processes that share a node name: their slots differ, what has no slot is merged."""
+    merged: Gauges = {}
+    for gauges in processes:
+        for metric, rows in gauges.items():
+            target = merged.setdefault(metric, {})
+            for values, value in rows.items():
+                _add(target, metric, values, value)
+    return merged
+
+
+def _add(rows: dict[Values, float], metric: Metric, values: Values, value: float) -> None:
+    known = rows.get(values)
+    if known is not None:
+        value = max(known, value) if metric.merge == "max" else known + value
+    rows[values] = value
 
 
 def databases(gauges: Gauges) -> Databases:

@@ -3,7 +3,8 @@
 A snapshot's counters are cumulative since the node's start, so what is added to an exposed counter is the difference
 from the snapshot before of the same life (boot) of the node, and never less than nothing. That keeps every exposed
 counter from falling: over a restart (a new boot begins at nothing), a lost snapshot (the next one holds more) and a
-sender's mistake. Two live boots under one node name add up, and are counted as duplicates.
+sender's mistake. Two live boots under one worker's name add up, and are counted as duplicates. Several processes of an
+API share a name by design (their slots differ): they add up too, and the gauges of all are shown.
 
 Gauges live as long as their node speaks: they go after three silent intervals, or when it says goodbye. Counters stay
 until the purge.
@@ -20,7 +21,7 @@ from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Labels as Values
 from loopwatch.telemetry.wire import Value
 from loopwatch_monitor.intake.decode import Snapshot, SnapshotInfo
-from loopwatch_monitor.state.gauges import Databases, databases, read_gauges
+from loopwatch_monitor.state.gauges import Databases, Gauges, databases, merge_gauges, read_gauges
 from loopwatch_monitor.state.labels import Labels, cut
 from loopwatch_monitor.state.ledger import Ledger, Now
 from loopwatch_monitor.state.totals import Totals, full_labels, grown, highest
@@ -29,7 +30,8 @@ __all__ = ["Node", "Processes"]
 
 MAX_NODES = 2_000
 MAX_GAUGES = 50_000
-MAX_BOOTS = 8
+MAX_BOOTS = 64
+"""Lives of one node name that are remembered: restarts, and an API's processes."""
 MAX_BOOT_ROWS = 20_000
 MAX_FORGOTTEN = 1_000
 MAX_QUEUES = 100
@@ -53,19 +55,19 @@ class Boot:
 class Node:
     """What snapshots told about one node name. Times by the monitor's monotonic clock, but ``last_conflict``: Unix.
 
-    ``boot`` is the life whose gauges and description are shown; ``live`` while it speaks; ``stopped`` once it said
-    goodbye.
+    ``shown`` are the lives that speak, with their gauges: a worker's newest one, or all processes of an API. ``boot``
+    is the one whose description is shown; ``stopped`` once the last of them said goodbye.
     """
 
     info: SnapshotInfo
     boot: str = ""
     seen: float = 0.0
     interval: float = 5.0
-    live: bool = False
     stopped: bool = False
     duplicated: bool = False
     last_conflict: float = 0.0
     boots: dict[str, Boot] = field(default_factory=dict)
+    shown: dict[str, Gauges] = field(default_factory=dict)
     gauges: dict[Metric, list[tuple[str, float]]] = field(default_factory=dict)
     databases: Databases = field(default_factory=dict)
 
@@ -131,7 +133,7 @@ class Processes:
         boot.seq, boot.seen = event.seq, now.monotonic
         if self._add_counters(boot, event):
             node.last_conflict = now.wall
-        if event.boot == node.boot or not node.live:
+        if event.info.kind == "process" or event.boot == node.boot or not node.shown:
             self._describe(node, event, now)
 
     def tick(self, now: Now) -> set[str]:
@@ -139,15 +141,19 @@ class Processes:
         purged = set()
         for hostname, node in self.nodes.items():
             patience = 3 * node.interval
-            if node.live and now.monotonic - node.seen >= patience:
-                self._silence(node)
+            silent = [name for name in node.shown if now.monotonic - node.boots[name].seen >= patience]
+            if silent:
+                for name in silent:
+                    del node.shown[name]
+                self._show(node)
             others = (boot.seen for name, boot in node.boots.items() if name != node.boot)
             node.duplicated = node.duplicated and now.monotonic - max(others, default=-patience) < patience
             if self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
                 purged.add(hostname)
         for hostname in purged:
             node = self.nodes.pop(hostname)
-            self._silence(node)
+            node.shown.clear()
+            self._show(node)
             self._forgotten.extend(node.boots)
         self._totals.drop(purged)
         return purged
@@ -171,18 +177,20 @@ class Processes:
         if event.boot in self._forgotten:
             # What it had counted before is in the totals: what it counted since is lost, rather than all counted twice.
             boot.counters = {(metric, values): value for metric, values, value in self._rows(event)}
-        if not event.stopping:
-            node.live = False  # the newest life is the one to show
+        if not event.stopping and event.info.kind != "process":
+            node.shown.clear()  # the newest life is the one to show
         node.boots[event.boot] = boot
         if len(node.boots) > MAX_BOOTS:
             oldest = min(node.boots, key=lambda name: node.boots[name].seen if name != event.boot else float("inf"))
             del node.boots[oldest]
+            node.shown.pop(oldest, None)
             self._forgotten.append(oldest)
         return boot
 
     def _note_duplicate(self, node: Node, event: Snapshot) -> None:
         """An older life that goes on speaking while a newer one does is a second process under one name."""
-        if event.boot != node.boot and node.live and not event.stopping and not node.duplicated:
+        several = event.boot != node.boot and node.shown and event.info.kind != "process"
+        if several and not event.stopping and not node.duplicated:
             node.duplicated = True
             self._ledger.duplicates += 1
             self._on_duplicate(event.hostname)
@@ -214,26 +222,28 @@ class Processes:
                     self._ledger.malformed["snapshot"] += 1
 
     def _describe(self, node: Node, event: Snapshot, now: Now) -> None:
-        self._silence(node)
         node.info, node.boot, node.seen = event.info, event.boot, now.monotonic
         del node.info.queues[MAX_QUEUES:]
         node.interval = min(max(event.interval, 1.0), MAX_INTERVAL)
-        node.live, node.stopped = not event.stopping, event.stopping
         if event.stopping:
-            return
-        gauges = read_gauges(event, self._ledger.malformed)
-        node.databases = databases(gauges)
-        for metric, rows in gauges.items():
-            if self._gauge_rows[metric] + len(rows) > MAX_GAUGES:
-                self._ledger.dropped[metric.name] += len(rows)
-                continue
-            self._gauge_rows[metric] += len(rows)
-            node.gauges[metric] = [(self._labels.text(metric.labels, values), value) for values, value in rows.items()]
+            node.shown.pop(event.boot, None)
+        else:
+            node.shown[event.boot] = read_gauges(event, self._ledger.malformed)
+        node.stopped = event.stopping and not node.shown
+        self._show(node)
 
-    def _silence(self, node: Node) -> None:
+    def _show(self, node: Node) -> None:
+        """Renders the gauges of the lives that are shown."""
         for metric, rows in node.gauges.items():
             self._gauge_rows[metric] -= len(rows)
-        node.gauges, node.databases, node.live = {}, {}, False
+        merged = merge_gauges(node.shown.values())
+        node.gauges, node.databases = {}, databases(merged)
+        for metric, values in merged.items():
+            if self._gauge_rows[metric] + len(values) > MAX_GAUGES:
+                self._ledger.dropped[metric.name] += len(values)
+                continue
+            self._gauge_rows[metric] += len(values)
+            node.gauges[metric] = [(self._labels.text(metric.labels, own), value) for own, value in values.items()]
 
 
 def _fits(metric: Metric, own: list[str], value: Value) -> bool:

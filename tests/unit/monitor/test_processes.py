@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.wire import Table
+from loopwatch_monitor.state.processes import MAX_BOOTS
 from tests.unit.monitor.monitored import WALL, Monitored
 
 
@@ -120,13 +121,14 @@ def test_an_exposed_counter_never_falls(snapshots: list[tuple[str, int, int, flo
 
 def test_more_boots_than_are_remembered_count_nothing_twice() -> None:
     monitored = Monitored(purge=0)
-    for number in range(20):
+    for number in range(MAX_BOOTS + 1):
         monitored.snapshot(1, boot=f"boot-{number}", counters=created(10))
-    assert monitored.only(catalogue.ENGINES_CREATED) == 200
+    everything = 10 * (MAX_BOOTS + 1)
+    assert monitored.only(catalogue.ENGINES_CREATED) == everything
     monitored.snapshot(2, boot="boot-0", counters=created(12))
-    assert monitored.only(catalogue.ENGINES_CREATED) == 200
+    assert monitored.only(catalogue.ENGINES_CREATED) == everything
     monitored.snapshot(3, boot="boot-0", counters=created(13))
-    assert monitored.only(catalogue.ENGINES_CREATED) == 201
+    assert monitored.only(catalogue.ENGINES_CREATED) == everything + 1
 
 
 @pytest.mark.parametrize(
@@ -254,6 +256,29 @@ def test_the_older_of_two_is_shown_again_when_the_newer_leaves() -> None:
     monitored.snapshot(2, boot="b", stopping=True)
     monitored.snapshot(2, boot="a", gauges={0: pool(used=1)})
     assert monitored.only(catalogue.POOL_CHECKED_OUT) == 1
+
+
+def test_the_processes_of_an_api_share_a_name_and_are_all_shown() -> None:
+    monitored = Monitored()
+    for seq in range(1, 4):
+        for slot, boot in enumerate("abc"):
+            monitored.snapshot(seq, boot=boot, counters=created(seq), gauges={slot: pool(used=1)}, kind="process")
+    assert monitored.only(catalogue.ENGINES_CREATED) == 9
+    assert monitored.only(catalogue.MONITOR_DUPLICATE_NODENAMES) == 0
+    assert monitored.series(catalogue.POOL_CONNECTIONS_MAX) == {
+        f'hostname="w@h",slot="{slot}",pool="main"': 10 for slot in range(3)
+    }
+    assert monitored.only(catalogue.POOL_CHECKED_OUT) == 3
+    assert monitored.only(catalogue.DATABASE_CONNECTIONS_POTENTIAL) == 30
+
+    monitored.snapshot(4, boot="c", stopping=True, kind="process")  # one says goodbye
+    assert monitored.only(catalogue.POOL_CHECKED_OUT) == 2
+    monitored.after(10)
+    monitored.snapshot(4, boot="a", gauges={0: pool(used=1)}, kind="process")
+    monitored.after(10)  # and one is silent
+    assert monitored.series(catalogue.POOL_CONNECTIONS_MAX) == {'hostname="w@h",slot="0",pool="main"': 10}
+    assert monitored.only(catalogue.DATABASE_CONNECTIONS_POTENTIAL) == 10
+    assert monitored.only(catalogue.ENGINES_CREATED) == 9
 
 
 # ------------------------------------------------------------------------------------ the last conflict
