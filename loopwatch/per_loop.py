@@ -226,9 +226,13 @@ class PerLoop(Generic[T]):
         if not is_ending(loop):
             # The generator holds this object weakly: dropped by its owner, it goes, and so does the generator,
             # whose finaliser then disposes of the value on its loop.
-            entry.guard = _dispose_with_loop(weakref.ref(self), loop, entry, self._dispose)
-            guard = entry.guard
-            _lastingly(lambda: _start(guard))
+            guard = _dispose_with_loop(weakref.ref(self), loop, entry, self._dispose)
+            try:
+                _lastingly(lambda: _start(guard))
+                entry.guard = guard
+            except ResourceWarning:
+                # Where warnings are errors, this is how uvloop tells that it is being shut down.
+                _ending.add(loop)
         return value
 
     async def _end(self, value: T) -> bool:

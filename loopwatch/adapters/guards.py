@@ -24,14 +24,15 @@ from loopwatch.errors import LoopConflictError
 __all__ = ["guard_connect_arguments", "guard_connection"]
 
 
-def _refuse_foreign_loop(owner: AbstractEventLoop) -> None:
-    """Raises `LoopConflictError`, counted, when another loop than ``owner`` is running."""
+def _refuse_foreign_loop(owner: AbstractEventLoop, made_at: str) -> None:
+    """Raises `LoopConflictError`, counted, when another loop than ``owner`` is running. ``made_at``: the engine."""
     running = _get_running_loop()
     if running is None or running is owner:
         return
     error = LoopConflictError(
-        f"a connection that was opened on {_describe(owner)} was used on {_describe(running)}. A connection, and a "
-        "session that holds one, stays on the event loop on which it was first used: open another one where you need "
+        f"a connection that was opened on {_describe(owner)} was used on {_describe(running)}"
+        f"{f' (its engine was made at {made_at})' if made_at else ''}. A connection, and a session"
+        " that holds one, stays on the event loop on which it was first used: open another one where you need "
         "it (`async with engine.connect()`, or a session of its own); the engine may be shared, its connections not",
         resource="asyncpg",
         kind="closed_loop" if owner.is_closed() else "cross_loop",
@@ -50,32 +51,33 @@ def _describe(loop: AbstractEventLoop) -> str:
 class _GuardedMutex(asyncio.Lock):
     """SQLAlchemy's `_execute_mutex` of one connection."""
 
-    def __init__(self, owner: AbstractEventLoop) -> None:
+    def __init__(self, owner: AbstractEventLoop, made_at: str) -> None:
         super().__init__()
         self._owner = owner
+        self._made_at = made_at
 
     async def acquire(self) -> Literal[True]:
-        _refuse_foreign_loop(self._owner)
+        _refuse_foreign_loop(self._owner, self._made_at)
         return await super().acquire()
 
 
 @functools.cache
-def _guarded_class(base: type[Any]) -> type[Any]:
+def _guarded_class(base: type[Any], made_at: str) -> type[Any]:
     class GuardedConnection(base):  # type: ignore[misc]  # asyncpg ships no types
         """An asyncpg connection of one event loop."""
 
         __slots__ = ()
 
         def _check_open(self) -> None:
-            _refuse_foreign_loop(self._loop)
+            _refuse_foreign_loop(self._loop, made_at)
             super()._check_open()
 
         async def close(self, *, timeout: float | None = None) -> None:
-            _refuse_foreign_loop(self._loop)
+            _refuse_foreign_loop(self._loop, made_at)
             await super().close(timeout=timeout)
 
         def terminate(self) -> None:
-            _refuse_foreign_loop(self._loop)
+            _refuse_foreign_loop(self._loop, made_at)
             super().terminate()
 
         def __del__(self) -> None:
@@ -88,16 +90,16 @@ def _guarded_class(base: type[Any]) -> type[Any]:
     return GuardedConnection
 
 
-def guard_connect_arguments(driver: str, parameters: dict[str, Any]) -> None:
+def guard_connect_arguments(driver: str, parameters: dict[str, Any], made_at: str) -> None:
     """Adds the guard to what the driver's ``connect`` is called with; a ``connection_class`` of the user's is kept as
     the base."""
     if driver == "asyncpg":
         import asyncpg
 
-        parameters["connection_class"] = _guarded_class(parameters.get("connection_class", asyncpg.Connection))
+        parameters["connection_class"] = _guarded_class(parameters.get("connection_class", asyncpg.Connection), made_at)
 
 
-def guard_connection(driver: str, connection: Any, owner: AbstractEventLoop) -> None:
+def guard_connection(driver: str, connection: Any, owner: AbstractEventLoop, made_at: str) -> None:
     """Guards SQLAlchemy's adapter of a connection."""
     if driver == "asyncpg" and hasattr(connection, "_execute_mutex"):
-        connection._execute_mutex = _GuardedMutex(owner)
+        connection._execute_mutex = _GuardedMutex(owner, made_at)

@@ -16,8 +16,10 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from loopwatch.adapters.guards import guard_connect_arguments
+from loopwatch.adapters.leaks import checked_threshold
 from loopwatch.adapters.loop_pool import LoopPool, dispose_with_loop, sockets_of
 from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
+from loopwatch.adapters.stacks import caller
 from loopwatch.per_loop import PerLoop, sweep
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge
@@ -37,6 +39,11 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
     Args:
         creator, pool_size, max_overflow, timeout, use_lifo, options: `QueuePool`'s.
         name: the label ``pool`` of its metrics; by default the name of the database.
+        leak_threshold: seconds; a connection that is held longer is logged once, with the stack of its checkout and
+            the task, and counted in ``loopwatch_pool_leaks_total``. ``None``: nobody looks, and no stack is taken.
+
+    Raises:
+        ConfigurationError: ``leak_threshold`` is not above 0.
     """
 
     # Not keyword-only: SQLAlchemy hands over only those of `create_engine`'s options that it finds in the signature,
@@ -49,10 +56,14 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         timeout: float = 30.0,
         use_lifo: bool = False,
         name: str | None = None,
+        leak_threshold: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **options)
         self._name = name
+        self.made_at = caller()
+        """``file:line`` of the user's code that made the engine, for the error that a conflict is."""
+        self.leak_threshold = checked_threshold(leak_threshold)
         self.labels = PoolLabels(name or "sqlalchemy", "sqlalchemy")
         self.loops: PerLoop[LoopPool] = PerLoop(
             self._make_pool, dispose=dispose_with_loop, name=self.labels.pool, sockets=sockets_of
@@ -70,7 +81,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         self._set_database(url.host, url.port, url.database)
 
     def _before_connect(self, dialect: Dialect, _record: object, _args: object, parameters: dict[str, Any]) -> None:
-        guard_connect_arguments(dialect.driver, parameters)
+        guard_connect_arguments(dialect.driver, parameters, self.made_at)
         if not self.labels.database:  # the pool is not told the URL; the parameters say the same
             database = parameters.get("database") or parameters.get("dbname") or parameters.get("db")
             self._set_database(parameters.get("host"), parameters.get("port"), database)

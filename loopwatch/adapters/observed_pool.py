@@ -13,8 +13,9 @@ from sqlalchemy import Engine, event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 
+from loopwatch.adapters.leaks import checked_threshold, meter_for
 from loopwatch.adapters.loop_aware_pool import LoopAwarePool
-from loopwatch.adapters.pool_meter import PoolLabels, PoolMeter, database_label, pool_gauges
+from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
 from loopwatch.per_loop import add_holder
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge
@@ -24,7 +25,7 @@ __all__ = ["observe"]
 E = TypeVar("E", AsyncEngine, Engine)
 
 
-def observe(engine: E, *, name: str | None = None) -> E:
+def observe(engine: E, *, name: str | None = None, leak_threshold: float | None = None) -> E:
     """Measures an engine, asynchronous or not, that somebody else made; returns it.
 
     Its connections are counted by the loop that opened them: an engine shared by several loops shows as several
@@ -34,10 +35,15 @@ def observe(engine: E, *, name: str | None = None) -> E:
     Args:
         engine: an `AsyncEngine` or `Engine`.
         name: the label ``pool`` of its metrics; by default the name of the database.
+        leak_threshold: `LoopAwarePool`'s.
+
+    Raises:
+        ConfigurationError: ``leak_threshold`` is not above 0.
     """
+    threshold = checked_threshold(leak_threshold)
     sync_engine = _sync(engine)
     if not isinstance(sync_engine.pool, LoopAwarePool) and not _is_wrapped(sync_engine.pool):
-        _Observer(sync_engine, name)  # the engine's listeners keep it
+        _Observer(sync_engine, name, threshold)  # the engine's listeners keep it
     return engine
 
 
@@ -55,12 +61,12 @@ class _Observer:
     Listeners would not do: no event marks the start of a wait.
     """
 
-    def __init__(self, engine: Engine, name: str | None) -> None:
+    def __init__(self, engine: Engine, name: str | None, leak_threshold: float | None) -> None:
         url = engine.url
         self._labels = PoolLabels(
             name or url.database or "sqlalchemy", "sqlalchemy", database_label(url.host, url.port, url.database)
         )
-        self._meter = PoolMeter(self._labels)
+        self._meter = meter_for(self._labels, leak_threshold)
         self._owners: dict[int, tuple[weakref.ref[ConnectionPoolEntry], AbstractEventLoop | None]] = {}
         self._pool = engine.pool
         self._wrap(engine.pool)

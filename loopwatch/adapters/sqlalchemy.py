@@ -16,7 +16,9 @@ from loopwatch.adapters.observed_pool import observe
 __all__ = ["LoopAwarePool", "create_async_engine", "observe"]
 
 
-def create_async_engine(url: str | URL, *, name: str | None = None, **options: Any) -> AsyncEngine:
+def create_async_engine(
+    url: str | URL, *, name: str | None = None, leak_threshold: float | None = None, **options: Any
+) -> AsyncEngine:
     """`sqlalchemy.ext.asyncio.create_async_engine`, right on every event loop, in every thread and after every fork.
 
     >>> engine = create_async_engine("postgresql+asyncpg://localhost/app", pool_size=5)
@@ -29,22 +31,27 @@ def create_async_engine(url: str | URL, *, name: str | None = None, **options: A
     Args:
         url: as there; the driver must be an asynchronous one.
         name: the label ``pool`` of its metrics; by default the name of the database.
+        leak_threshold: seconds; a connection that is held longer is logged once, with the stack of its checkout and
+            the task, and counted in ``loopwatch_pool_leaks_total``. By default nobody looks.
         options: as there.
 
     Raises:
+        ConfigurationError: ``leak_threshold`` is not above 0.
         sqlalchemy.exc.ArgumentError: the URL cannot be parsed.
         sqlalchemy.exc.InvalidRequestError: the URL's driver is not asynchronous.
     """
     parsed = make_url(url)
-    poolclass = options.get("poolclass") or parsed.get_dialect().get_pool_class(parsed)  # type: ignore[attr-defined]  # DefaultDialect has it
+    # One name may stand for two dialects: that of `postgresql+psycopg` has an asynchronous sibling.
+    dialect: Any = parsed.get_dialect().get_async_dialect_cls(parsed)
+    poolclass = options.get("poolclass") or dialect.get_pool_class(parsed)
     if "pool" not in options and issubclass(poolclass, AsyncAdaptedQueuePool):
         if not issubclass(poolclass, LoopAwarePool):
             options["poolclass"] = LoopAwarePool
-        options["name"] = name
+        options |= {"name": name, "leak_threshold": leak_threshold}
     # Looked up at the call: OpenTelemetry's instrumentation replaces it there.
     engine = sqlalchemy_asyncio.create_async_engine(parsed, **options)
     if isinstance(engine.pool, LoopAwarePool):
         engine.pool.describe(parsed)
     else:
-        observe(engine, name=name)
+        observe(engine, name=name, leak_threshold=leak_threshold)
     return engine

@@ -217,6 +217,14 @@ POOL_TIMEOUTS = _metric(
     "pool",
     otel="db.client.connection.timeouts",
 )
+POOL_LEAKS = _metric(
+    "loopwatch_pool_leaks_total",
+    "counter",
+    "Connections that were held longer than the pool's leak_threshold.",
+    "hostname",
+    "queue_name",
+    "pool",
+)
 POOL_INVALIDATED = _metric(
     "loopwatch_pool_invalidated_total", "counter", "Connections that were invalidated.", "hostname", "pool"
 )

@@ -51,8 +51,11 @@ def test_a_held_session_is_refused_on_another_loop_and_its_owner_goes_on(
     before = STATS.value(catalogue.LOOP_CONFLICTS, labels)
     for _ in range(20):
         busy = asyncio.run_coroutine_threadsafe(own(), owner)
-        with pytest.raises(loopwatch.LoopConflictError, match=r"opened on loop 0x.*was used on loop 0x.*open another"):
+        with pytest.raises(
+            loopwatch.LoopConflictError, match=r"opened on loop 0x.*was used on loop 0x.*open another"
+        ) as refused:
             asyncio.run(misuse())
+        assert f"its engine was made at {__file__}:" in str(refused.value)
         assert busy.result(10) == 1
     assert STATS.value(catalogue.LOOP_CONFLICTS, labels) == before + 20
     asyncio.run_coroutine_threadsafe(session.close(), owner).result(10)

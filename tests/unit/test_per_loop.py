@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -97,6 +97,28 @@ def test_the_entry_of_a_loop_that_was_just_closed_is_swept_by_the_next_one(
     assert len(things) == 1
     assert STATS.value(catalogue.ENGINES_DISPOSED, ("swept", "loop_closed")) == 1
     assert STATS.gauges()["engines_orphaned"][("swept",)] == 0
+
+
+def test_first_use_while_the_loop_ends_is_left_to_the_sweep(things: PerLoop[Thing], run: Callable[..., object]) -> None:
+    """Warnings are errors here: uvloop, whose state cannot be seen, tells of its end by one."""
+    made = []
+
+    async def late() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            made.append(things.get())
+            assert things.get() is made[0]
+
+    generator = late()
+
+    async def begin() -> None:
+        await anext(generator)
+
+    run(begin())
+    assert len(made) == 1
+    asyncio.run(get(things))
+    assert len(things) == 0
 
 
 def test_loops_are_freed(things: PerLoop[Thing]) -> None:
