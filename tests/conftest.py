@@ -1,4 +1,4 @@
-"""Real servers for the tests: one PostgreSQL and one Redis a test process, a fresh database a test.
+"""Real servers for the tests: one PostgreSQL, Redis and RabbitMQ a test process, a fresh database a test.
 
 A server that is missing skips the tests that need it on a laptop and fails them in CI (``CI`` is set).
 """
@@ -11,19 +11,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count, cycle
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import psycopg
 import pytest
 import redis
 
 from app.demo.servers import Server, ServerMissingError, start_postgres, start_redis
+from tests.rabbitmq import VHOSTS, RabbitMQ, start_rabbitmq
 
 _database_numbers = count(1)
 _redis_numbers = cycle(range(1, 16))
+_vhosts = iter(range(VHOSTS))
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=_Closable)
 
 
 @contextmanager
-def _running(start: Callable[[Path], Server]) -> Iterator[Server]:
+def _running(start: Callable[[Path], S]) -> Iterator[S]:
     # Not pytest's tmp_path: it is closed to other users, and PostgreSQL runs as one when we are root.
     with tempfile.TemporaryDirectory(prefix="loopwatch-test-") as directory:
         try:
@@ -69,3 +79,16 @@ def redis_url(redis_server: Server) -> str:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     return url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitMQ]:
+    """A RabbitMQ, which must live on; tests want `rabbitmq_url`."""
+    with _running(start_rabbitmq) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitMQ) -> str:
+    """A virtual host that nobody has used: ``amqp://...``."""
+    return rabbitmq_server.url(f"t{next(_vhosts)}")

@@ -148,6 +148,7 @@ class KombuIntake:
             f"celeryev.{uuid.uuid4()}",
             exchange=get_exchange(connection),
             routing_key="#",
+            exclusive=True,  # gone with its connection, and no one else's
             auto_delete=True,
             durable=False,
             message_ttl=_QUEUE_TTL,
