@@ -6,9 +6,10 @@ A server that is missing skips the tests that need it on a laptop and fails them
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count, cycle
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -70,6 +71,15 @@ def redis_server() -> Iterator[Server]:
     """A Redis; tests want `redis_url`."""
     with _running(start_redis) as server:
         yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Server]:
+    """A Redis of this test's own, to be stopped (SIGSTOP) and killed."""
+    with _running(start_redis) as server:
+        yield server
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGCONT)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sqlalchemy.util import await_only
 
 from loopwatch.adapters.guards import guard_connect_arguments
 from loopwatch.adapters.leaks import checked_threshold
-from loopwatch.adapters.loop_pool import LoopPool, dispose_with_loop, sockets_of
+from loopwatch.adapters.loop_pool import LoopPool, dispose_with_loop
 from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
 from loopwatch.adapters.stacks import caller
 from loopwatch.per_loop import PerLoop, sweep
@@ -66,7 +66,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         self.leak_threshold = checked_threshold(leak_threshold)
         self.labels = PoolLabels(name or "sqlalchemy", "sqlalchemy")
         self.loops: PerLoop[LoopPool] = PerLoop(
-            self._make_pool, dispose=dispose_with_loop, name=self.labels.pool, sockets=sockets_of
+            self._make_pool, dispose=dispose_with_loop, name=self.labels.pool, sockets=LoopPool.sockets
         )
         # SQLAlchemy guards the dialect's first connect with a lock of the loop that came first.
         for listeners in (self.dispatch.connect, self.dispatch.first_connect):

@@ -29,7 +29,7 @@ from loopwatch.sockets import SocketHandle, close_all
 if TYPE_CHECKING:
     from loopwatch.adapters.loop_aware_pool import LoopAwarePool
 
-__all__ = ["LoopPool", "dispose_with_loop", "sockets_of"]
+__all__ = ["LoopPool", "dispose_with_loop"]
 
 DRAIN = 2.0
 """Seconds that the end of a loop waits for connections in use: an async generator of the user's may hold one."""
@@ -175,8 +175,3 @@ async def dispose_with_loop(pool: LoopPool) -> None:
     await greenlet_spawn(pool.dispose)
     if pool.meter.held:
         raise TimeoutError(f"{len(pool.meter.held)} connection(s) still in use {DRAIN:g} s after the loop began to end")
-
-
-def sockets_of(pool: LoopPool) -> Iterator[SocketHandle]:
-    """`LoopPool.sockets`, as a function."""
-    return pool.sockets()

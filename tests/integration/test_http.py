@@ -6,9 +6,7 @@ import asyncio
 import gc
 import importlib
 import os
-import shutil
 import ssl
-import subprocess
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,6 +26,7 @@ import loopwatch
 from loopwatch import ConfigurationError, HTTPTransport, http_client
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
+from tests.integration.certificates import self_signed
 from tests.integration.http_server import HTTPServer, serve
 
 RUNNERS = [asyncio.run, uvloop.run]
@@ -250,14 +249,7 @@ def test_options_of_the_client_are_the_client_s(library: ModuleType, server: HTT
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for 127.0.0.1 and its key, in one file."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl to make a certificate with")
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    options = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([openssl, *options.split(), "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
-    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
-    return path
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from celery import Celery
 
 import loopwatch
-from app.demo.servers import Server, ServerMissingError, start_redis
+from app.demo.servers import Server
 from loopwatch.errors import ConfigurationError
 from loopwatch.telemetry import catalogue, reporter
 from loopwatch.telemetry.stats import STATS
@@ -30,21 +28,8 @@ HOST = socket.gethostname()
 
 
 @pytest.fixture
-def broker() -> Iterator[Server]:
-    """A Redis of this test's own, to be stopped and killed."""
-    with tempfile.TemporaryDirectory(prefix="loopwatch-test-") as directory:
-        try:
-            server = start_redis(Path(directory))
-        except ServerMissingError as error:
-            if os.environ.get("CI"):
-                pytest.fail(str(error))
-            pytest.skip(str(error))
-        try:
-            yield server
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(server.pid, signal.SIGCONT)
-            server.close()
+def broker(own_redis: Server) -> Server:
+    return own_redis
 
 
 def _dropped() -> float:
