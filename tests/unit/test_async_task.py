@@ -50,6 +50,8 @@ def test_a_bound_task_sees_its_own_request(app: Celery, thread: bool) -> None:
         result: tuple[str, str] = who.apply(task_id=f"id-{number}").get()
         return result
 
+    # Bound before the threads begin, as in a worker: Celery does that on first use, and not safely for several threads.
+    assert who.request_stack is not None
     if thread:
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(call, range(8)))
