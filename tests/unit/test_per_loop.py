@@ -73,7 +73,7 @@ def test_live_loops_keep_their_values(things: PerLoop[Thing], loops: list[asynci
     assert [loop.run_until_complete(get(things)) for loop in loops] == made
     assert dict(things.live()) == dict(zip(loops, made, strict=True))
     assert list(things) == made
-    assert repr(things) == "<PerLoop 'things' loops=3>"
+    assert repr(things) == "<PerLoop 'things' loops=3 running=0 idle=3 closed=0>"
 
 
 def test_the_entry_of_a_loop_that_was_just_closed_is_swept_by_the_next_one(
@@ -223,7 +223,7 @@ def test_a_disposal_that_fails_or_hangs_does_not_keep_the_loop(
         asyncio.run(get(things))
     assert [record.getMessage() for record in caplog.records] == [
         "the disposal of fail on its loop failed: OSError: gone",
-        "the disposal of hang on its loop failed: TimeoutError: ",
+        "the disposal of hang on its loop failed: TimeoutError: not done after 0.05 s",
     ]
 
 
