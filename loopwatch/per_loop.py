@@ -99,12 +99,13 @@ class PerLoop(Generic[T]):
         TypeError: the factory or ``dispose`` is no function; the message says what to write.
     """
 
+    # `dispose` takes Any: with T, mypy makes `PerLoop[Any]` of an asynchronous factory beside a lambda.
     @overload
     def __init__(
         self,
         factory: Callable[[], Coroutine[Any, Any, T]],
         *,
-        dispose: Callable[[T], object] | None = None,
+        dispose: Callable[[Any], object] | None = None,
         name: str | None = None,
         sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
     ) -> None: ...
@@ -114,7 +115,7 @@ class PerLoop(Generic[T]):
         self,
         factory: Callable[[], T],
         *,
-        dispose: Callable[[T], object] | None = None,
+        dispose: Callable[[Any], object] | None = None,
         name: str | None = None,
         sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
     ) -> None: ...
@@ -123,7 +124,7 @@ class PerLoop(Generic[T]):
         self,
         factory: Callable[[], object],
         *,
-        dispose: Callable[[T], object] | None = None,
+        dispose: Callable[[Any], object] | None = None,
         name: str | None = None,
         sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
     ) -> None:
