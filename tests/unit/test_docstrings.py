@@ -1,4 +1,4 @@
-"""Every public name has an example in its docstring, and the example runs: ``>>>`` by doctest, a ``::`` block as code."""
+"""Every public name has an example that runs in its docstring: ``>>>`` by doctest, a ``::`` block as code."""
 
 from __future__ import annotations
 
