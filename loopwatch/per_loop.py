@@ -18,32 +18,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import os
 import weakref
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextvars import ContextVar
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
+from loopwatch.loop_end import dispose_of, is_ending, lasting, lastingly, note_ending, retrieve, start
 from loopwatch.reach import sockets_of
 from loopwatch.sockets import SocketHandle, close_all, neutralise
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge, hold_weakly
 
-__all__ = ["PerLoop"]
-
-logger = logging.getLogger("loopwatch")
+__all__ = ["PerLoop", "add_holder", "is_ending", "lasting", "process_exits", "sweep"]
 
 T = TypeVar("T")
 Reason = Literal["loop_end", "loop_closed", "fork", "explicit", "process_exit"]
-
-DISPOSE_TIMEOUT = 5.0
-"""Seconds that a disposal may take before its sockets are left to the sweep: it must not keep a loop from ending."""
-
-
-UNHEEDED = 0.5
-"""Seconds more for a disposal to end once it was cancelled; then it is left alone, pending."""
 
 
 class _Entry(Generic[T]):
@@ -59,11 +49,6 @@ class _Entry(Generic[T]):
 
 _MISSING: Any = object()
 _instances: weakref.WeakSet[PerLoop[Any]] = weakref.WeakSet()
-lasting: ContextVar[bool] = ContextVar("loopwatch_lasting", default=False)
-"""True while a value is made: the tasks and async generators that this begins belong to the loop, and outlive the run
-of `loopwatch.run_async` that asked first."""
-_ending: weakref.WeakSet[AbstractEventLoop] = weakref.WeakSet()
-"""Loops whose `shutdown_asyncgens` has begun: what is made on them from now on is left to the sweep."""
 _graveyard: list[object] = []
 """What was inherited by a fork: never used, never finalised (asyncpg's ``__del__`` would end the parent's session)."""
 _process_exits = False
@@ -152,7 +137,7 @@ class PerLoop(Generic[T]):
             return entry.value
         loop = self._running_loop()
         sweep()
-        value = _lastingly(self._factory)
+        value = lastingly(self._factory)
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()
@@ -168,14 +153,14 @@ class PerLoop(Generic[T]):
             return entry.value
         if entry is None or entry.making is None:
             sweep()
-            value = _lastingly(self._factory)
+            value = lastingly(self._factory)
             entry = _Entry()
             if not inspect.isawaitable(value):
                 self._refuse_generator(value)
                 return self._keep(loop, entry, cast(T, value))
             # A task of its own: the first to ask may be cancelled without the others losing the value.
-            entry.making = _lastingly(lambda: loop.create_task(self._make(loop, entry, value)))
-            entry.making.add_done_callback(_retrieve)
+            entry.making = lastingly(lambda: loop.create_task(self._make(loop, entry, value)))
+            entry.making.add_done_callback(retrieve)
             self._entries[loop] = entry
         assert entry.making is not None
         return await asyncio.shield(entry.making)
@@ -268,16 +253,15 @@ class PerLoop(Generic[T]):
             # the generator, whose finaliser then disposes of the value on its loop.
             guard = _dispose_with_loop(weakref.ref(self), weakref.ref(entry), loop, value, self._dispose)
             try:
-                _lastingly(lambda: _start(guard))
+                lastingly(lambda: start(guard))
                 entry.guard = guard
             except ResourceWarning:
                 # Where warnings are errors, this is how uvloop tells that it is being shut down.
-                _ending.add(loop)
+                note_ending(loop)
         return value
 
     async def _end(self, value: T) -> bool:
-        """Disposes of a value; false when that failed, which is logged and nobody's error but ours."""
-        return await _dispose_of(value, self._dispose, self.name)
+        return await dispose_of(value, self._dispose, self.name)
 
     def _disposed(self, reason: Reason) -> None:
         STATS.count(catalogue.ENGINES_DISPOSED, (self.name, reason))
@@ -319,26 +303,13 @@ async def _dispose_with_loop(
     finally:
         registry = owner()
         if registry is None:
-            await _dispose_of(value, dispose, "a PerLoop that is gone")
+            await dispose_of(value, dispose, "a PerLoop that is gone")
         elif (current := registry._entries.get(loop)) is not None and current is entry():
-            _ending.add(loop)
+            note_ending(loop)
             if await registry._end(value):
                 registry._entries.pop(loop, None)
                 registry._disposed("process_exit" if _process_exits else "loop_end")
             # else it stays: once the loop is closed, the sweep closes its sockets.
-
-
-async def _dispose_of(value: T, dispose: Callable[[T], object] | None, name: str) -> bool:
-    if dispose is None:
-        return True
-    try:
-        result = dispose(value)
-        if inspect.isawaitable(result):
-            await _within(DISPOSE_TIMEOUT, result)
-    except Exception as error:  # noqa: BLE001  # the user's code; the loop has to end all the same
-        logger.warning("the disposal of %s on its loop failed: %s: %s", name, type(error).__name__, error)
-        return False
-    return True
 
 
 def _require_function(given: object, what: str) -> None:
@@ -350,49 +321,6 @@ def _require_function(given: object, what: str) -> None:
         )
     if not callable(given):
         raise TypeError(f"PerLoop needs a function {what}, not {given!r:.80}")
-
-
-async def _within(seconds: float, result: Awaitable[object]) -> None:
-    """Awaits ``result``, and leaves it alone when it heeds neither the time nor its cancellation."""
-    task = asyncio.ensure_future(result)
-    task.add_done_callback(_retrieve)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if not done:
-            task.cancel()
-            await asyncio.wait({task}, timeout=UNHEEDED)
-            raise TimeoutError(f"not done after {seconds:g} s")
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-    task.result()
-
-
-def _lastingly(function: Callable[[], T]) -> T:
-    token = lasting.set(True)
-    try:
-        return function()
-    finally:
-        lasting.reset(token)
-
-
-def _start(generator: AsyncGenerator[None, None]) -> None:
-    """Runs it to its ``yield``, which makes it known to the running loop (PEP 525)."""
-    try:
-        generator.asend(None).send(None)
-    except StopIteration:
-        return
-
-
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    """Takes the error of a factory (or disposal) for which nobody waits any more: asyncio should not complain of it."""
-    if not task.cancelled():
-        task.exception()
-
-
-def is_ending(loop: AbstractEventLoop) -> bool:
-    """Whether ``loop`` is being shut down (`shutdown_asyncgens` has begun; uvloop does not let us see it)."""
-    return loop in _ending or getattr(loop, "_asyncgens_shutdown_called", False) is True
 
 
 def process_exits() -> None:

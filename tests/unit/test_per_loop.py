@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from loopwatch import PerLoop
-from loopwatch.per_loop import DISPOSE_TIMEOUT
+from loopwatch.loop_end import DISPOSE_TIMEOUT
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
 
@@ -216,7 +216,7 @@ def test_aclose_ends_the_value_now_and_the_next_one_is_new(things: PerLoop[Thing
 def test_a_disposal_that_fails_or_hangs_does_not_keep_the_loop(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopwatch.per_loop.DISPOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("loopwatch.loop_end.DISPOSE_TIMEOUT", 0.05)
     assert DISPOSE_TIMEOUT < 30  # the real one is bounded too
 
     async def fail(_: Thing) -> None:
@@ -237,8 +237,8 @@ def test_a_disposal_that_fails_or_hangs_does_not_keep_the_loop(
 def test_a_disposal_that_heeds_no_cancellation_is_left_alone(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopwatch.per_loop.DISPOSE_TIMEOUT", 0.05)
-    monkeypatch.setattr("loopwatch.per_loop.UNHEEDED", 0.05)
+    monkeypatch.setattr("loopwatch.loop_end.DISPOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("loopwatch.loop_end.UNHEEDED", 0.05)
 
     async def use() -> None:
         goes_on = asyncio.Event()
