@@ -179,7 +179,7 @@ class PerLoop(Generic[T]):
         if entry is not None and entry.value is not _MISSING and self._pop(loop, entry):
             self._leaving[entry] = loop
             try:
-                await self._end(entry.value)
+                await dispose_of(entry.value, self._dispose, self.name)
             finally:
                 self._leaving.pop(entry, None)
             self._disposed("explicit")
@@ -260,9 +260,6 @@ class PerLoop(Generic[T]):
                 note_ending(loop)
         return value
 
-    async def _end(self, value: T) -> bool:
-        return await dispose_of(value, self._dispose, self.name)
-
     def _disposed(self, reason: Reason) -> None:
         STATS.count(catalogue.ENGINES_DISPOSED, (self.name, reason))
 
@@ -306,7 +303,7 @@ async def _dispose_with_loop(
             await dispose_of(value, dispose, "a PerLoop that is gone")
         elif (current := registry._entries.get(loop)) is not None and current is entry():
             note_ending(loop)
-            if await registry._end(value):
+            if await dispose_of(value, dispose, registry.name):
                 registry._entries.pop(loop, None)
                 registry._disposed("process_exit" if _process_exits else "loop_end")
             # else it stays: once the loop is closed, the sweep closes its sockets.
