@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 
 def main() -> int:
     """Runs, prints and writes every comparison; exit code 2 when there is no PostgreSQL."""
-    found: list[Comparison] = []
+    where, found = machine(), list[Comparison]()
     with tempfile.TemporaryDirectory(prefix="loopwatch-bench-") as directory:
         try:
             server = start_postgres(Path(directory))
@@ -34,7 +34,7 @@ def main() -> int:
                 found.append(comparison)
         finally:
             server.close()
-    results = as_json(found, machine())
+    results = as_json(found, where)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     PAGE.write_text(replace_between(PAGE.read_text(), as_markdown(results)))
     print(f"\nwritten: {RESULTS.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}")

@@ -25,6 +25,8 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
+        # Before the run: above the number of CPUs the machine has other work, and the figures are high.
+        "load": round(os.getloadavg()[0], 1),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 
@@ -64,7 +66,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
 def _lines(results: Mapping[str, Any]) -> Iterator[str]:
     where = results["machine"]
     libraries = ", ".join(f"{name} {number}" for name, number in where["libraries"].items())
-    what = f"Python {where['python']}, {where['system']}, {where['cpus']} CPUs, {libraries}"
+    what = f"Python {where['python']}, {where['system']}, {where['cpus']} CPUs (load {where['load']}), {libraries}"
     yield f"Measured on {where['date']}: {what}."
     yield from ("", "| target | limit | measured | |", "| --- | ---: | ---: | --- |")
     for one in results["comparisons"]:

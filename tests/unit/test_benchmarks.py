@@ -34,7 +34,14 @@ FOUND = replace(
     summarise("Do it", {"base": [1e-6], "ours": [2e-6]}),
     targets=(Target("fast", 2.0, 3, "us"), Target("small", 5000, 4096, "bytes"), Target("near", 1.005, 1.01, "x")),
 )
-WHERE = {"date": "2026-01-01", "python": "3.11.2", "system": "Linux", "cpus": 2, "libraries": {"sqlalchemy": "2.1"}}
+WHERE = {
+    "date": "2026-01-01",
+    "python": "3.11.2",
+    "system": "Linux",
+    "cpus": 2,
+    "load": 0.1,
+    "libraries": {"sqlalchemy": "2.1"},
+}
 
 
 def test_results_as_json_and_as_tables() -> None:
@@ -42,7 +49,7 @@ def test_results_as_json_and_as_tables() -> None:
     assert json.loads(json.dumps(results)) == results
     assert [target["reached"] for target in results["comparisons"][0]["targets"]] == [True, False, True]
     lines = as_markdown(results).splitlines()
-    assert lines[0] == "Measured on 2026-01-01: Python 3.11.2, Linux, 2 CPUs, sqlalchemy 2.1."
+    assert lines[0] == "Measured on 2026-01-01: Python 3.11.2, Linux, 2 CPUs (load 0.1), sqlalchemy 2.1."
     assert "| fast | 3.00 µs | 2.00 µs | ok |" in lines
     assert "| small | 4,096 bytes | 5,000 bytes | **missed** |" in lines
     assert "| near | 1.01x | 1.005x | ok |" in lines
