@@ -95,6 +95,9 @@ _ESCAPED_NEWLINE = re.compile(r"(?<!\\)\\n")
 class Conflict:
     """One loop conflict.
 
+    >>> classify("RuntimeError: Event loop is closed").kind
+    'closed_loop'
+
     Attributes:
         kind: ``cross_loop`` (the owner's loop is another one), ``closed_loop`` (it is closed), ``fork_shared`` (a
             connection that the parent process opened).
@@ -109,6 +112,11 @@ class Conflict:
 
 def classify(error: BaseException | str) -> Conflict | None:
     """The loop conflict that an error is or was caused by, or ``None``.
+
+    >>> classify(RuntimeError("Task <Task> got Future <Future> attached to a different loop")).kind
+    'cross_loop'
+    >>> classify(RuntimeError("no running event loop")) is None
+    True
 
     An exception is searched with its ``__cause__``, ``__context__`` and group members, the outermost first; a text by
     its unindented lines, the last first. Where both of an event's texts are at hand, ask for the traceback first: only

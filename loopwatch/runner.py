@@ -51,6 +51,11 @@ def run_async(
 ) -> T:
     """Runs a coroutine to its end and returns its result.
 
+    >>> async def add(one, other):
+    ...     return one + other
+    >>> run_async(add(1, 2), timeout=60), run_async(lambda: add(3, 4))
+    (3, 7)
+
     Args:
         coro_or_factory: a coroutine, or a function without arguments that makes an awaitable; the function is called
             on the loop.

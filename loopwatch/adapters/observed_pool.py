@@ -32,6 +32,9 @@ def observe(engine: E, *, name: str | None = None, leak_threshold: float | None 
     ``loopwatch_engines``, and connections whose loop is closed as ``loopwatch_engines_orphaned``. An engine of
     `loopwatch.create_async_engine` is measured already.
 
+    >>> from sqlalchemy import create_engine
+    >>> engine = observe(create_engine("postgresql+psycopg://localhost/app"), name="main")
+
     Args:
         engine: an `AsyncEngine` or `Engine`.
         name: the label ``pool`` of its metrics; by default the name of the database.

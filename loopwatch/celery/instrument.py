@@ -58,6 +58,10 @@ def instrument(app: Celery[Any], *, interval: float = 5.0, release: str | None =
     Call it where the application is made; processes that are no workers are not affected. Calling it again with the
     same arguments changes nothing.
 
+    >>> from celery import Celery
+    >>> app = Celery("app", broker="redis://localhost")
+    >>> instrument(app, release="1.2")
+
     Args:
         app: the Celery application.
         interval: seconds between a worker's events.

@@ -114,6 +114,13 @@ ENGINES_DISPOSED = _metric(
     "pool",
     "reason",
 )
+LOOPS_UNPLANNED = _metric(
+    "loopwatch_loops_unplanned_total",
+    "counter",
+    "Loops that made a pool while as many as the connection budget plans for a process had one.",
+    "hostname",
+    "pool",
+)
 
 # ---------------------------------------------------------------- pools
 POOL_INFO = _metric(
@@ -299,6 +306,13 @@ LOOP_CONFLICT_LAST = _metric(
     "When the last loop conflict of this worker was seen, by the monitor's clock; 0 = never.",
     "hostname",
     origin="node",
+)
+DATABASE_CONNECTIONS_LIMIT = _metric(
+    "loopwatch_database_connections_limit",
+    "gauge",
+    "Connections that the database takes in all, by the budget that the pools were made with.",
+    "database",
+    merge="max",
 )
 DATABASE_CONNECTIONS_POTENTIAL = _metric(
     "loopwatch_database_connections_potential",

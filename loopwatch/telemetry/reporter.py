@@ -173,6 +173,10 @@ def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> 
     For processes that are no Celery workers: an API, a script. Those of one name on one host are told apart by their
     slot, the lowest number that is free. A process is either reported or scraped (`loopwatch.Collector`), never both.
 
+    >>> from celery import Celery
+    >>> with report(Celery("app", broker="memory://"), name="api"):
+    ...     pass  # serve
+
     Args:
         app: the Celery application, whose broker the monitor watches.
         name: what the process is, such as ``api``.

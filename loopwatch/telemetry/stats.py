@@ -84,7 +84,10 @@ class Stats:
     def count(self, metric: Metric, labels: Labels = (), amount: float = 1) -> None:
         """Adds ``amount`` to a counter; 0 makes its series exist ("born at 0")."""
         with self._lock:
-            rows = self._row(metric, labels)
+            # Looked up here first: one call less for a row that is there.
+            rows = self._counters.get(metric)
+            if rows is None or labels not in rows:
+                rows = self._row(metric, labels)
             if rows is not None:
                 rows[labels] += amount  # type: ignore[operator]  # a counter's value is never a list
                 self.changes += 1
@@ -92,7 +95,9 @@ class Stats:
     def observe(self, metric: Metric, labels: Labels, seconds: float) -> None:
         """Adds one observation to a histogram."""
         with self._lock:
-            rows = self._row(metric, labels)
+            rows = self._counters.get(metric)
+            if rows is None or labels not in rows:
+                rows = self._row(metric, labels)
             if rows is not None:
                 value: list[float] = rows[labels]  # type: ignore[assignment]  # a histogram's value is a list
                 value[bisect_left(metric.buckets, seconds)] += 1

@@ -25,6 +25,8 @@ PURE_MODULES = {
     "loopwatch.per_loop",
     "loopwatch.conflicts",
     "loopwatch.errors",
+    "loopwatch.loop_end",
+    "loopwatch.reach",
     "loopwatch.sockets",
     "loopwatch.telemetry.stats",
     "loopwatch.telemetry.wire",
