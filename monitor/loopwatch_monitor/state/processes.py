@@ -160,7 +160,7 @@ class Processes:
 
     def samples(self, metric: Metric) -> Iterator[tuple[str, float]]:
         """Label text and value of each series of a gauge that processes report."""
-        for node in self.nodes.values():
+        for node in [*self.nodes.values()]:
             yield from node.gauges.get(metric, ())
 
     def databases(self) -> Databases:

@@ -19,6 +19,7 @@ from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot, Table, Value
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.render import Renderer
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.labels import Labels
@@ -112,7 +113,8 @@ def test_promtool_has_nothing_to_complain_of() -> None:
 
 def test_buckets_are_cumulative_and_named_as_prometheus_client_names_them() -> None:
     metric = Metric("x_seconds", "histogram", "X.", ("a",), (0.5, 5.0))
-    text = Renderer().family(metric, [('a="1"', [1, 2, 3, 9.5])])
+    renderer = Renderer()
+    text = renderer.head(metric, Format.TEXT) + renderer.lines(metric, [('a="1"', [1, 2, 3, 9.5])])
     assert text == (
         "# HELP x_seconds X.\n"
         "# TYPE x_seconds histogram\n"
@@ -125,7 +127,7 @@ def test_buckets_are_cumulative_and_named_as_prometheus_client_names_them() -> N
 
 
 def test_a_histogram_without_labels() -> None:
-    text = Renderer().family(Metric("x", "histogram", "X.", (), (1.0,)), [("", [1, 0, 0.5])])
+    text = Renderer().lines(Metric("x", "histogram", "X.", (), (1.0,)), [("", [1, 0, 0.5])])
     assert 'x_bucket{le="1.0"} 1\n' in text
     assert "x_count 1\nx_sum 0.5\n" in text
 
