@@ -82,7 +82,7 @@ class Hub:
                 catalogue.TASK_QUEUE_WAIT: settings.queue_wait_buckets,
             },
         )
-        self._process = CollectorRegistry()
+        self._process = CollectorRegistry(auto_describe=True)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
 
