@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 import stat
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -23,7 +24,7 @@ from aiohttp import web
 
 from loopwatch_monitor.tls import TLS
 
-__all__ = ["Address", "AddressError", "Connections", "bind", "parse_address", "unlink"]
+__all__ = ["Address", "AddressError", "Connections", "bind", "parse_address", "reset", "unlink"]
 
 logger = structlog.get_logger("loopwatch_monitor")
 
@@ -143,6 +144,14 @@ def _listen(listener: socket.socket) -> None:
     listener.setblocking(False)
 
 
+def reset(transport: asyncio.BaseTransport | None) -> None:
+    """Ends a connection at once, with what it had still to send: the kernel would go on for minutes."""
+    if isinstance(transport, asyncio.Transport):
+        linger = struct.pack("ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        transport.abort()
+
+
 class Connection(web.RequestHandler):
     """One connection. What is wrong with a request is never repeated to the client, nor logged: it is his text."""
 
@@ -201,13 +210,11 @@ class Connections:
     Args:
         server: handles their requests.
         tls: the TLS settings of the moment, ``None`` for plain HTTP.
-        limit: the most connections.
     """
 
-    def __init__(self, server: web.Server, tls: Callable[[], TLS | None], *, limit: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, server: web.Server, tls: Callable[[], TLS | None]) -> None:
         self._server = server
         self._tls = tls
-        self._limit = limit
         self._handshakes: dict[asyncio.Task[None], None] = {}
         self._accepting: list[asyncio.Task[None]] = []
         self.open: dict[Connection, asyncio.Transport] = {}
@@ -251,7 +258,7 @@ class Connections:
                 await asyncio.sleep(0.5)
                 continue
             connected.setblocking(False)
-            if len(self.open) + len(self._handshakes) >= self._limit and not self._displace():
+            if len(self.open) + len(self._handshakes) >= MAX_CONNECTIONS and not self._displace():
                 connected.close()  # all are being answered
                 continue
             task = asyncio.create_task(self._connect(connected))

@@ -20,7 +20,7 @@ from loopwatch_monitor.guard import Guard, TooManyChecksError
 from loopwatch_monitor.intake.kombu import BrokerUnreachableError
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.landing import CONTENT_SECURITY_POLICY, landing_page
-from loopwatch_monitor.listen import Address, Connections, bind, unlink
+from loopwatch_monitor.listen import Address, Connections, bind, reset, unlink
 from loopwatch_monitor.negotiate import accepts_gzip, choose_format
 from loopwatch_monitor.scrape import Pieces, Scraper, Variant
 from loopwatch_monitor.threads import in_thread
@@ -174,8 +174,7 @@ class Server:
             async with asyncio.timeout(SEND_SECONDS):
                 await _send(request, response, page)
         except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
+            reset(request.transport)
             raise
         return response
 

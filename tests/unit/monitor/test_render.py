@@ -97,7 +97,7 @@ def openmetrics(hub: Hub) -> dict[tuple[str, frozenset[tuple[str, str]]], float]
     page = b"".join(hub.pieces(Format.OPENMETRICS)).decode()
     assert page.endswith("\n# EOF\n")
     assert page.count("# EOF") == 1
-    families = list(openmetrics_families(page))
+    families = list(openmetrics_families(page))  # type: ignore[no-untyped-call]
     assert len(families) == len({family.name for family in families})
     return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
 

@@ -171,7 +171,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked(pem: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked.pem"
-    command = ["openssl", "rsa", "-aes128", "-passout", "pass:x", "-in", pem, "-out", locked]
+    command = ["openssl", "rsa", "-aes128", "-passout", "pass:x", "-in", str(pem), "-out", str(locked)]
     subprocess.run(command, check=True, capture_output=True)
     with pytest.raises(WebConfigError, match="without a passphrase"):
         read(tmp_path, f"tls_server_config: {{cert_file: {pem}, key_file: {locked}}}")
