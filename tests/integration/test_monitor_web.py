@@ -23,6 +23,7 @@ from loopwatch_monitor.intake.kombu import BrokerUnreachableError
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
+from loopwatch_monitor.scrape import Scraper, Variant
 from tests.integration.certificates import self_signed
 from tests.integration.web_client import DEADLINE, Client, Response, parse, serving, until
 
@@ -126,15 +127,14 @@ async def test_a_scraper_that_gives_up_does_not_cost_the_other_his_page() -> Non
         assert go_on.wait(DEADLINE)
         yield b"x 1\n"
 
-    async with serving(pieces=pieces) as client:
-        _, writer = await client.connect()
-        writer.write(b"GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n")
-        await until(lambda: bool(made), "the first")
-        other = asyncio.create_task(client.get("/metrics"))
-        writer.transport.abort()
-        await client.get("/live")
-        go_on.set()
-        assert (await other).body == b"x 1\n"
+    scraper = Scraper(pieces)
+    impatient, patient = (asyncio.create_task(scraper.page(Variant())) for _ in range(2))
+    await until(lambda: bool(made), "the first")
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    go_on.set()
+    assert await patient == [b"x 1\n"]
+    assert len(made) == 1
 
 
 async def test_a_page_that_cannot_be_made_is_a_500_without_its_reason() -> None:
