@@ -144,12 +144,13 @@ def _listen(listener: socket.socket) -> None:
     listener.setblocking(False)
 
 
-def reset(transport: asyncio.BaseTransport | None) -> None:
+def reset(transport: asyncio.BaseTransport) -> None:
     """Ends a connection at once, with what it had still to send: the kernel would go on for minutes."""
-    if isinstance(transport, asyncio.Transport):
-        linger = struct.pack("ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        transport.abort()
+    assert isinstance(transport, asyncio.Transport)
+    connection = transport.get_extra_info("socket")
+    if connection is not None and not transport.is_closing():
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 class Connection(web.RequestHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from loopwatch_monitor.negotiate import Format
@@ -18,6 +19,8 @@ Pieces = Callable[[Format, frozenset[str]], Iterator[bytes]]
 # Level 1 of 60 MB of text: 3 ms a MB and a seventeenth of its size. Level 6 takes twice the time for a fifth less.
 _LEVEL, _GZIP_HEADER = 1, 31
 _BLOCK = 64 * 1024
+MAX_PAGES = 4
+"""Pages that may be held for readers at once: one of a large fleet, not compressed, is 100 MB."""
 
 
 class Variant(NamedTuple):
@@ -51,10 +54,17 @@ def _blocks(texts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class Scraper:
-    """Renders one page at a time, however many ask. ``pieces`` is called in a thread."""
+    """Renders one page at a time, however many ask.
 
-    def __init__(self, pieces: Pieces) -> None:
+    Args:
+        pieces: makes a page; called in a thread.
+        reset: ends a reader's connection.
+    """
+
+    def __init__(self, pieces: Pieces, reset: Callable[[asyncio.BaseTransport], None]) -> None:
         self._pieces = pieces
+        self._reset = reset
+        self._readers: dict[int, set[asyncio.BaseTransport]] = {}
         self._turn = asyncio.Lock()
         self._running: dict[Variant, asyncio.Task[list[bytes]]] = {}
 
@@ -64,6 +74,21 @@ class Scraper:
         if task is None:
             task = self._running[variant] = asyncio.create_task(self._render(variant))
         return await asyncio.shield(task)
+
+    @contextmanager
+    def reading(self, page: list[bytes], reader: asyncio.BaseTransport) -> Iterator[None]:
+        """While a page is sent. Beyond `MAX_PAGES`, those who still read the oldest one have read too slowly."""
+        readers = self._readers.setdefault(id(page), set())
+        readers.add(reader)
+        if len(self._readers) > MAX_PAGES:
+            for slow in [*next(iter(self._readers.values()))]:
+                self._reset(slow)
+        try:
+            yield
+        finally:
+            readers.discard(reader)
+            if not readers:
+                self._readers.pop(id(page), None)
 
     async def _render(self, variant: Variant) -> list[bytes]:
         try:

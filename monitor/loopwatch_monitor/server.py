@@ -76,7 +76,7 @@ class Server:
         guard: Guard | None = None,
         open_health: bool = False,
     ) -> None:
-        self._scraper = Scraper(pieces)
+        self._scraper = Scraper(pieces, reset)
         self._probe = probe
         self._status = status
         self._version = version
@@ -170,12 +170,15 @@ class Server:
         if variant.gzip:
             response.headers["Content-Encoding"] = "gzip"
         response.content_length = sum(map(len, page))
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await _send(request, response, page)
-        except TimeoutError:
-            reset(request.transport)
-            raise
+        if request.transport is None:
+            raise ConnectionResetError("the client is gone")
+        with self._scraper.reading(page, request.transport):
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await _send(request, response, page)
+            except TimeoutError:
+                reset(request.transport)
+                raise
         return response
 
     async def _live(self, request: web.Request) -> web.Response:

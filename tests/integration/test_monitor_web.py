@@ -7,6 +7,7 @@ import base64
 import gzip
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,7 +24,7 @@ from loopwatch_monitor.intake.kombu import BrokerUnreachableError
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
-from loopwatch_monitor.scrape import Scraper, Variant
+from loopwatch_monitor.scrape import MAX_PAGES, Scraper, Variant
 from tests.integration.certificates import self_signed
 from tests.integration.web_client import DEADLINE, Client, Response, parse, serving, until
 
@@ -127,7 +128,7 @@ async def test_a_scraper_that_gives_up_does_not_cost_the_other_his_page() -> Non
         assert go_on.wait(DEADLINE)
         yield b"x 1\n"
 
-    scraper = Scraper(pieces)
+    scraper = Scraper(pieces, listen.reset)
     impatient, patient = (asyncio.create_task(scraper.page(Variant())) for _ in range(2))
     await until(lambda: bool(made), "the first")
     impatient.cancel()
@@ -298,14 +299,14 @@ tls_server_config:
 
 
 # ------------------------------------------------------------------------------------------------------ the hostile
-async def rest(reader: asyncio.StreamReader) -> bytes:
-    """All that comes until the server closes, or breaks off."""
-    found = b""
+async def rest(reader: asyncio.StreamReader, length: int = sys.maxsize) -> bytes:
+    """All that comes until the server closes, or breaks off; at most ``length`` bytes."""
+    found = bytearray()
     async with asyncio.timeout(DEADLINE):
         with suppress(ConnectionError):
-            while data := await reader.read(1_000_000):
+            while len(found) < length and (data := await reader.read(1_000_000)):
                 found += data
-    return found
+    return bytes(found)
 
 
 async def test_headers_drop_by_drop_end_in_a_closed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,6 +354,33 @@ async def test_a_client_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPa
         writer.transport.resume_reading()
         assert len(await rest(reader)) < 50_000_000
         writer.close()
+
+
+async def test_pages_that_are_not_read_are_not_piled_up() -> None:
+    """Each is another page, as it asks for other families; who reads gets his."""
+
+    def pieces(form: Format, names: frozenset[str]) -> Iterator[bytes]:
+        yield from [b"#" * 1_000_000] * 30
+
+    async with serving(pieces=pieces) as client:
+        slow = []
+        for number in range(MAX_PAGES + 2):
+            reader, writer = await client.connect()
+            assert isinstance(writer.transport, asyncio.Transport)
+            writer.write(f"GET /metrics?name[]={number} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            writer.transport.pause_reading()
+            slow.append((reader, writer))
+        assert len((await client.get("/metrics")).body) == 30_000_000
+        for place, (reader, writer) in enumerate(slow):
+            assert isinstance(writer.transport, asyncio.Transport)
+            with suppress(RuntimeError):  # it is closing
+                writer.transport.resume_reading()
+            whole = 30_000_000
+            async with asyncio.timeout(DEADLINE):
+                got = await rest(reader, whole)
+            assert (len(got) == whole) == (place >= 3)
+            writer.close()
 
 
 async def test_a_flood_of_connections_only_displaces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
