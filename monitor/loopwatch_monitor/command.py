@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -20,23 +22,38 @@ import structlog
 
 from loopwatch._version import __version__
 from loopwatch.telemetry import catalogue
+from loopwatch_monitor.guard import Guard
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.kombu import BrokerUnreachableError, KombuIntake
 from loopwatch_monitor.intake.status import BrokerStatus
-from loopwatch_monitor.server import Server
-from loopwatch_monitor.settings import SettingError, Settings, parse_buckets, parse_options, parse_pairs
+from loopwatch_monitor.listen import Address
+from loopwatch_monitor.server import ListenError, Server
+from loopwatch_monitor.settings import (
+    SettingError,
+    Settings,
+    parse_addresses,
+    parse_buckets,
+    parse_options,
+    parse_pairs,
+)
+from loopwatch_monitor.threads import in_thread
+from loopwatch_monitor.webconfig import WebConfigError
 
 __all__ = ["main"]
 
 logger = structlog.get_logger("loopwatch_monitor")
+
+CLOSE_SECONDS = 0.5
+"""How long the intake may take to end: SIGTERM is to be obeyed within a second."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _option(name: str, **more: Any) -> Callable[[_Function], _Function]:
     """An option that is also ``LOOPWATCH_*`` and celery-exporter's ``CE_*``."""
-    variable = name.removeprefix("--").replace("-", "_").upper()
+    parameter = re.sub("[-.]", "_", name.removeprefix("--"))
+    variable = parameter.upper()
     more.setdefault("show_default", "default" in more)
-    return click.option(name, envvar=[f"LOOPWATCH_{variable}", f"CE_{variable}"], show_envvar=True, **more)
+    return click.option(name, parameter, envvar=[f"LOOPWATCH_{variable}", f"CE_{variable}"], show_envvar=True, **more)
 
 
 def _joined(buckets: tuple[float, ...]) -> str:
@@ -60,12 +77,27 @@ def _joined(buckets: tuple[float, ...]) -> str:
 @_option("--default-queue-name", default="celery", help="Queue of tasks that were sent to no named one.")
 @_option("--metric-prefix", default=catalogue.CELERY_PREFIX, help="Stands in for celery_ in Celery's own metrics.")
 @_option("--static-label", multiple=True, metavar="K=V", help="Label on every series; repeatable.")
+@_option("--created-timestamps", is_flag=True, help="Expose _created; Prometheus stores each counter twice then.")
+@_option(
+    "--web.listen-address",
+    multiple=True,
+    metavar="ADDRESS",
+    help="host:port, :port or unix:///path, instead of --host and --port; repeatable.",
+)
+@_option(
+    "--web.config.file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TLS, passwords, headers and rate limit: exporter-toolkit's web configuration. Re-read when it changes.",
+)
+@_option("--web.open-health", is_flag=True, help="/health, /ready and /live answer without authentication.")
 @_option("--broker-transport-option", multiple=True, metavar="K=V", help="For kombu's transport; repeatable.")
 def _command(
     buckets: str,
     queue_wait_buckets: str,
     static_label: tuple[str, ...],
     broker_transport_option: tuple[str, ...],
+    web_listen_address: tuple[str, ...],
     **plain: Any,
 ) -> int:
     """Consume Celery's events and serve them as Prometheus metrics."""
@@ -73,6 +105,7 @@ def _command(
         buckets=parse_buckets("--buckets", buckets),
         queue_wait_buckets=parse_buckets("--queue-wait-buckets", queue_wait_buckets),
         static_labels=parse_pairs("--static-label", static_label),
+        web_listen_addresses=parse_addresses("--web.listen-address", web_listen_address),
         broker_transport_options=parse_options("--broker-transport-option", broker_transport_option),
         **plain,
     )
@@ -100,7 +133,11 @@ def _refuse(problem: str) -> int:
 
 async def _serve(settings: Settings) -> None:
     status = BrokerStatus()
-    hub = Hub(settings, status=status, version=__version__)
+    try:
+        guard = Guard(settings.web_config_file)
+    except WebConfigError as error:
+        raise SettingError("--web.config.file", str(error)) from None
+    hub = Hub(settings, status=status, version=__version__, reloaded=lambda: guard.reloaded)
     intake = KombuIntake(
         settings.broker_url,
         sink=hub.receive,
@@ -109,26 +146,45 @@ async def _serve(settings: Settings) -> None:
         options=settings.broker_transport_options,
     )
     try:
-        await asyncio.to_thread(intake.probe)
+        await in_thread(intake.probe)
     except BrokerUnreachableError as error:
         raise BrokerUnreachableError(
             f"--broker-url (LOOPWATCH_BROKER_URL): cannot reach {error}. Start the broker or correct the URL."
         ) from None
-    server = Server(page=hub.page, probe=intake.probe, status=status, version=__version__)
-    try:
-        port = await server.start(settings.host, settings.port)
-    except OSError as error:
-        raise SettingError(
-            "--port", f"cannot listen on {settings.host}:{settings.port}: {_words(error)}; choose another"
-        ) from None
+    server = Server(
+        pieces=hub.pieces,
+        probe=intake.probe,
+        status=status,
+        version=__version__,
+        guard=guard,
+        open_health=settings.web_open_health,
+    )
+    bound = await _listen(server, settings)
     intake.start()
-    logger.info("monitor_started", host=settings.host, port=port, version=__version__)
+    logger.info(
+        "monitor_started",
+        host=bound[0].host,
+        port=bound[0].port,
+        addresses=[str(address) for address in bound],
+        version=__version__,
+    )
     try:
         await _until_stopped(hub)
     finally:
-        await server.close()
-        intake.close()
+        with suppress(TimeoutError):
+            # Together: neither waits for the other.
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(server.close(), in_thread(intake.close))
         logger.info("monitor_stopped")
+
+
+async def _listen(server: Server, settings: Settings) -> list[Address]:
+    addresses = settings.web_listen_addresses or (Address(settings.host, settings.port),)
+    try:
+        return await server.start(addresses)
+    except ListenError as error:
+        option = "--web.listen-address" if settings.web_listen_addresses else "--port"
+        raise SettingError(option, f"{error}: {_words(error.error)}; choose another") from None
 
 
 def _words(error: OSError) -> str:

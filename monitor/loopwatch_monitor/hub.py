@@ -1,21 +1,25 @@
 """Where the parts meet: message bodies come in from the intake's thread, pages go out to the server's.
 
-One lock guards the state. It is held for one message, or while one family's series are copied: text is made outside
-of it, so that a scrape of a large fleet does not keep the intake from the broker.
+One lock guards the state. It is held for one message, or while a slice of one family's series is copied: text is made
+outside of it, so that a scrape of a large fleet does not keep the intake from the broker.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.intake.decode import accepts, decode
 from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.render import Renderer
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.fleet import Fleet
@@ -26,6 +30,9 @@ from loopwatch_monitor.state.samples import Sample, Samples
 __all__ = ["Hub"]
 
 logger = structlog.get_logger("loopwatch_monitor")
+
+_SLICE, _SLICE_OF_HISTOGRAMS = 1024, 64
+"""Series that are copied and rendered at a time: about 100 kB of text, which stays in the processor's cache."""
 
 
 def _read_clocks() -> Now:
@@ -39,14 +46,24 @@ class Hub:
         settings: the monitor's settings.
         status: what the intake knows of the broker.
         version: the monitor's version.
+        reloaded: whether the web configuration in use is what its file says.
         clock: read whenever an event or a page needs the time.
     """
 
     def __init__(
-        self, settings: Settings, *, status: BrokerStatus, version: str, clock: Callable[[], Now] = _read_clocks
+        self,
+        settings: Settings,
+        *,
+        status: BrokerStatus,
+        version: str,
+        reloaded: Callable[[], bool] = lambda: True,
+        clock: Callable[[], Now] = _read_clocks,
     ) -> None:
         self._clock = clock
+        self._started = clock().wall
+        self._created = settings.created_timestamps
         self._status = status
+        self._reloaded = reloaded
         self._lock = threading.Lock()
         self._fleet = Fleet(
             labels=Labels(settings.static_labels),
@@ -65,7 +82,7 @@ class Hub:
                 catalogue.TASK_QUEUE_WAIT: settings.queue_wait_buckets,
             },
         )
-        self._process = CollectorRegistry()
+        self._process = CollectorRegistry(auto_describe=True)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
 
@@ -96,18 +113,71 @@ class Hub:
             self._fleet.tick(self._clock())
 
     def page(self) -> bytes:
-        """The whole exposition. Asks nobody: everything is already here."""
-        parts = [self._renderer.family(metric, self._read(metric)) for metric in catalogue.METRICS]
-        # A lone surrogate in a task's name must not cost the page.
-        return "".join(parts).encode("utf-8", "replace") + generate_latest(self._process)
+        """The whole exposition in the text format."""
+        return b"".join(self.pieces())
 
-    def _read(self, metric: catalogue.Metric) -> list[Sample]:
-        if metric is catalogue.MONITOR_BROKER_UP:
-            return [(self._fleet.labels.text((), ()), int(self._status.up))]
-        if metric is catalogue.MONITOR_RECONNECTS:
-            return [(self._fleet.labels.text((), ()), self._status.lost)]
+    def pieces(self, form: Format = Format.TEXT, names: frozenset[str] = frozenset()) -> Iterator[bytes]:
+        """The exposition, piece by piece. Asks nobody: everything is already here.
+
+        Args:
+            form: the format.
+            names: families (or samples of theirs) to be shown alone; none = all.
+        """
+        for metric in catalogue.METRICS:
+            if not names or not names.isdisjoint(self._names(metric)):
+                for text in self._family(metric, form):
+                    # A lone surrogate in a task's name must not cost the page.
+                    yield text.encode("utf-8", "replace")
+        process = self._process.restricted_registry(names) if names else self._process
+        if form is Format.OPENMETRICS:
+            yield generate_openmetrics(process)  # type: ignore[no-untyped-call]  # with its "# EOF"
+        else:
+            yield generate_latest(process)
+
+    def _names(self, metric: catalogue.Metric) -> set[str]:
+        name = self._renderer.name(metric)
+        samples = (name + sample.removeprefix(metric.name) for sample in metric.sample_names())
+        return {name, name.removesuffix("_total"), *samples}
+
+    def _family(self, metric: catalogue.Metric, form: Format) -> Iterator[str]:
+        created = self._birthdays(metric) if self._created and metric.kind != "gauge" else None
+        apart = []
+        head = self._renderer.head(metric, form)
+        for samples in self._slices(metric):
+            if created is not None and form is Format.TEXT:
+                apart += samples
+                yield head + self._renderer.lines(metric, samples)
+            else:
+                yield head + self._renderer.lines(metric, samples, created)
+            head = ""
+        if apart and created is not None:
+            yield self._renderer.created_family(metric, apart, created)
+
+    def _birthdays(self, metric: catalogue.Metric) -> Mapping[str, float]:
+        if metric.origin == "monitor":
+            return defaultdict(lambda: self._started)
         with self._lock:
-            return list(self._samples.read(metric, self._clock()))
+            return self._samples.created(metric)
+
+    def _slices(self, metric: catalogue.Metric) -> Iterator[list[Sample]]:
+        size = _SLICE_OF_HISTOGRAMS if metric.kind == "histogram" else _SLICE
+        series = self._read(metric)
+        while True:
+            with self._lock:
+                samples = [*islice(series, size)]
+            if not samples:
+                return
+            yield samples
+
+    def _read(self, metric: catalogue.Metric) -> Iterator[Sample]:
+        own = {
+            catalogue.MONITOR_BROKER_UP: self._status.up,
+            catalogue.MONITOR_RECONNECTS: self._status.lost,
+            catalogue.MONITOR_WEB_CONFIG_RELOADED: self._reloaded(),
+        }
+        if metric in own:
+            return iter([(self._fleet.labels.text((), ()), int(own[metric]))])
+        return self._samples.read(metric, self._clock())
 
 
 def _warn_of_duplicate(hostname: str) -> None:

@@ -8,13 +8,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from kombu.transport import get_transport_cls
 
 from loopwatch.telemetry import catalogue
+from loopwatch_monitor.listen import Address, AddressError, parse_address
 
-__all__ = ["SettingError", "Settings", "parse_buckets", "parse_options", "parse_pairs"]
+__all__ = ["SettingError", "Settings", "parse_addresses", "parse_buckets", "parse_options", "parse_pairs"]
 
 _METRIC_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
@@ -25,7 +27,7 @@ class SettingError(ValueError):
     """An option that cannot work. ``option`` is its name; the message says what is wrong and what to write."""
 
     def __init__(self, option: str, problem: str) -> None:
-        variable = option.removeprefix("--").replace("-", "_").upper()
+        variable = re.sub("[-.]", "_", option.removeprefix("--")).upper()
         super().__init__(f"{option} (LOOPWATCH_{variable}): {problem}")
         self.option = option
 
@@ -45,6 +47,10 @@ class Settings:
         metric_prefix: stands in for ``celery_``.
         static_labels: added to every series.
         broker_transport_options: passed to the transport, over our own timeouts.
+        web_listen_addresses: where the pages are served instead of at host and port, when there are any.
+        web_config_file: exporter-toolkit's web configuration.
+        web_open_health: whether the probes answer without authentication.
+        created_timestamps: whether ``_created`` is exposed for counters and histograms.
     """
 
     broker_url: str
@@ -59,6 +65,10 @@ class Settings:
     metric_prefix: str = catalogue.CELERY_PREFIX
     static_labels: Mapping[str, str] = field(default_factory=dict)
     broker_transport_options: Mapping[str, object] = field(default_factory=dict)
+    created_timestamps: bool = False
+    web_listen_addresses: tuple[Address, ...] = ()
+    web_config_file: Path | None = None
+    web_open_health: bool = False
 
     def __post_init__(self) -> None:
         _check_broker_url(self.broker_url)
@@ -112,6 +122,14 @@ def parse_pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
             raise SettingError(option, f"must be written as KEY=VALUE; {key!r} is not")
         pairs[key] = value
     return pairs
+
+
+def parse_addresses(option: str, texts: tuple[str, ...]) -> tuple[Address, ...]:
+    """Addresses to listen on, from ``host:port``, ``:port`` or ``unix:///path``."""
+    try:
+        return tuple(parse_address(text) for text in texts)
+    except AddressError as error:
+        raise SettingError(option, str(error)) from None
 
 
 def parse_options(option: str, texts: tuple[str, ...]) -> dict[str, object]:

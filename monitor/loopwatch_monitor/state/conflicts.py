@@ -41,6 +41,7 @@ class _Held:
 @dataclass(slots=True)
 class _Row:
     text: str
+    created: float
     count: int = 0
 
 
@@ -110,7 +111,11 @@ class EventConflicts:
 
     def samples(self) -> Iterator[tuple[str, int]]:
         """Label text and value of each series of `catalogue.LOOP_CONFLICTS` with the source ``event``."""
-        return ((row.text, row.count) for row in self._rows.values())
+        return ((row.text, row.count) for row in [*self._rows.values()])
+
+    def created(self) -> Iterator[tuple[str, float]]:
+        """Label text and birth, Unix time, of the same series."""
+        return ((row.text, row.created) for row in self._rows.values())
 
     def _release(self, hostname: str) -> None:
         held = self._held.pop(hostname, None)
@@ -123,7 +128,7 @@ class EventConflicts:
         if row is None:
             if not self._admit():
                 return
-            row = self._rows[key] = _Row(self._labels.text(catalogue.LOOP_CONFLICTS.labels, key))
+            row = self._rows[key] = _Row(self._labels.text(catalogue.LOOP_CONFLICTS.labels, key), wall)
         row.count += amount
 
     def _admit(self) -> bool:

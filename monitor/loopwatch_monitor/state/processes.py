@@ -160,7 +160,7 @@ class Processes:
 
     def samples(self, metric: Metric) -> Iterator[tuple[str, float]]:
         """Label text and value of each series of a gauge that processes report."""
-        rows = (row for node in self.nodes.values() for row in node.gauges.get(metric, ()))
+        rows = (row for node in [*self.nodes.values()] for row in node.gauges.get(metric, ()))
         # Where no label tells the nodes apart, they speak of the same thing: one series.
         return rows if "hostname" in metric.labels else merge_rows(metric, rows)
 

@@ -42,19 +42,29 @@ class Samples:
         }
 
     def read(self, metric: Metric, now: Now) -> Iterator[Sample]:
-        """All series of a family. Histograms are copies, so that they may be rendered while events are folded."""
+        """All series of a family. Events may be folded between two steps; what was handed out does not change."""
         fleet = self._fleet
         if metric in FAMILIES:
             yield from fleet.series.samples(metric)
         elif metric in self._readers:
-            for values, value in self._readers[metric](now):
-                yield fleet.labels.text(metric.labels, values), value
+            yield from [
+                (fleet.labels.text(metric.labels, values), value) for values, value in self._readers[metric](now)
+            ]
         elif metric.kind == "gauge":
             yield from fleet.processes.samples(metric)
         else:
             yield from fleet.totals.samples(metric)
             if metric is catalogue.LOOP_CONFLICTS:
                 yield from fleet.conflicts.samples()
+
+    def created(self, metric: Metric) -> dict[str, float]:
+        """When the series of a counter or histogram began to count, Unix time, by label text. What the monitor counts
+        of its own work is not there: that began with the monitor."""
+        fleet = self._fleet
+        if metric in FAMILIES:
+            return dict(fleet.series.created(metric))
+        born = dict(fleet.totals.created(metric))
+        return dict(fleet.conflicts.created()) | born if metric is catalogue.LOOP_CONFLICTS else born
 
     # ------------------------------------------------------------------------------------------------ nodes
     def _speaking(self, *, workers_only: bool = False) -> Iterator[tuple[str, Node]]:

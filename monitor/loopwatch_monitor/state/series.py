@@ -48,13 +48,14 @@ def exception_class(text: str | None) -> str:
 
 class Row:
     """The numbers of one label set. A histogram is its per-bucket counts, the last being ``+Inf``, followed by the
-    sum, as on the wire; ``None`` until the first observation."""
+    sum, as on the wire; ``None`` until the first observation. ``created``: Unix time."""
 
-    __slots__ = ("counts", "failed", "key", "runtime", "text", "wait")
+    __slots__ = ("counts", "created", "failed", "key", "runtime", "text", "wait")
 
-    def __init__(self, key: tuple[str, str, str], text: str) -> None:
+    def __init__(self, key: tuple[str, str, str], text: str, created: float) -> None:
         self.key = key
         self.text = text
+        self.created = created
         self.counts = [0] * len(_COUNTERS)
         self.failed: dict[str, Failure] = {}
         self.runtime: list[float] | None = None
@@ -64,10 +65,11 @@ class Row:
 class Failure:
     """Failures of one exception class in one row."""
 
-    __slots__ = ("count", "text")
+    __slots__ = ("count", "created", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, created: float) -> None:
         self.text = text
+        self.created = created
         self.count = 0
 
 
@@ -120,7 +122,7 @@ class TaskSeries:
                 return
             self._failures += 1
             text = self._labels.text(catalogue.TASK_FAILED.labels, (*row.key, exception))
-            failure = row.failed[exception] = Failure(text)
+            failure = row.failed[exception] = Failure(text, self._ledger.last_event)
         failure.count += 1
 
     def waited(self, row: Row, seconds: float) -> None:
@@ -137,19 +139,26 @@ class TaskSeries:
             self._failures -= len(self._rows.pop(key).failed)
 
     def samples(self, metric: Metric) -> Iterator[tuple[str, Value]]:
-        """The label text and value of each series of one of `FAMILIES`."""
+        """The label text and value of each series of one of `FAMILIES`. Events may be folded between two steps."""
+        rows = [*self._rows.values()]
         if metric is catalogue.TASK_FAILED:
-            for row in self._rows.values():
-                for failure in row.failed.values():
+            for row in rows:
+                for failure in [*row.failed.values()]:
                     yield failure.text, failure.count
         elif metric in _SLOTS:
             slot = _SLOTS[metric]
-            yield from ((row.text, row.counts[slot]) for row in self._rows.values() if row.counts[slot])
+            yield from ((row.text, row.counts[slot]) for row in rows if row.counts[slot])
         else:
-            for row in self._rows.values():
+            for row in rows:
                 histogram = row.wait if metric is catalogue.TASK_QUEUE_WAIT else row.runtime
                 if histogram is not None:
                     yield row.text, histogram.copy()
+
+    def created(self, metric: Metric) -> Iterator[tuple[str, float]]:
+        """The label text and birth, Unix time, of each row that may have a series in one of `FAMILIES`."""
+        if metric is catalogue.TASK_FAILED:
+            return ((failure.text, failure.created) for row in self._rows.values() for failure in row.failed.values())
+        return ((row.text, row.created) for row in self._rows.values())
 
     def _row(self, metric: Metric, name: str, hostname: str, queue: str) -> Row | None:
         key = (name, hostname, queue)
@@ -158,7 +167,9 @@ class TaskSeries:
             if len(self._rows) >= self.limit:
                 self._ledger.dropped[metric.name] += 1
                 return None
-            row = self._rows[key] = Row(key, self._labels.text(catalogue.TASK_SENT.labels, key))
+            row = self._rows[key] = Row(
+                key, self._labels.text(catalogue.TASK_SENT.labels, key), self._ledger.last_event
+            )
         return row
 
 

@@ -43,6 +43,7 @@ def highest(before: Value | None, now: Value) -> Value:
 class _Row:
     text: str
     value: Value
+    created: float
 
 
 class Totals:
@@ -67,7 +68,7 @@ class Totals:
         if row is not None:
             row.value = add_value(row.value, amount)
         elif len(rows) < self.limit:
-            rows[values] = _Row(self._labels.text(metric.labels, values), amount)
+            rows[values] = _Row(self._labels.text(metric.labels, values), amount, self._ledger.last_event)
         else:
             self._ledger.dropped[metric.name] += 1
 
@@ -80,6 +81,10 @@ class Totals:
                     del rows[values]
 
     def samples(self, metric: Metric) -> Iterator[tuple[str, Value]]:
-        """Label text and value of each series of a family."""
-        for row in self._families.get(metric, {}).values():
+        """Label text and value of each series of a family. Events may be folded between two steps."""
+        for row in [*self._families.get(metric, {}).values()]:
             yield row.text, row.value
+
+    def created(self, metric: Metric) -> Iterator[tuple[str, float]]:
+        """Label text and birth, Unix time, of each series of a family."""
+        return ((row.text, row.created) for row in self._families.get(metric, {}).values())

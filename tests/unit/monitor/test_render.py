@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from loopwatch.telemetry import catalogue
@@ -19,9 +20,11 @@ from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot, Table, Value
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.render import Renderer
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.labels import Labels
+from loopwatch_monitor.state.ledger import Now
 
 
 def a_hub(**settings: Any) -> Hub:
@@ -90,6 +93,91 @@ def test_every_family_of_the_catalogue_is_on_the_page_with_its_labels() -> None:
             assert found[name] == set(metric.labels) | ({"le"} if name.endswith("_bucket") else set())
 
 
+def openmetrics(hub: Hub) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    page = b"".join(hub.pieces(Format.OPENMETRICS)).decode()
+    assert page.endswith("\n# EOF\n")
+    assert page.count("# EOF") == 1
+    families = list(openmetrics_families(page))  # type: ignore[no-untyped-call]
+    assert len(families) == len({family.name for family in families})
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+VOLATILE = ("process_", "python_gc_", "loopwatch_worker_snapshot_age")
+
+
+def test_openmetrics_says_the_same() -> None:
+    hub = everything(static_labels={"env": "prod"})
+    text, found = samples(hub.page()), openmetrics(hub)
+    assert set(found) == set(text)
+    for key in found:
+        if not key[0].startswith(VOLATILE):
+            assert found[key] == text[key], key
+    assert any(name == "process_cpu_seconds_total" for name, _ in found)
+
+
+def test_openmetrics_counters_are_families_without_total() -> None:
+    page = b"".join(everything().pieces(Format.OPENMETRICS)).decode()
+    assert "# TYPE celery_task_sent counter\n" in page
+    assert 'celery_task_sent_total{name="t"' in page
+    assert "# TYPE process_cpu_seconds counter\n" in page
+    assert "# TYPE celery_task_runtime histogram\n" in page
+
+
+@pytest.mark.parametrize("form", Format)
+def test_created_when_it_is_asked_for(form: Format) -> None:
+    now = [1000.0]
+    hub = Hub(
+        Settings(broker_url="memory://", created_timestamps=True),
+        status=BrokerStatus(up=True),
+        version="1",
+        clock=lambda: Now(now[0], now[0]),
+    )
+    for now[0], name in ((2000.0, "a"), (3000.0, "b"), (4000.0, "a")):
+        receive(
+            hub,
+            event("worker-heartbeat", active=1),
+            event("task-sent", uuid=name, name=name, queue="q"),
+            event("task-started", uuid=name),
+            event("task-succeeded", uuid=name, runtime=0.1),
+            event("task-sent", uuid="f", name="f", queue="q"),
+            event("task-failed", uuid="f", exception="E()", traceback=""),
+        )
+    receive(hub, a_snapshot())
+    found = openmetrics(hub) if form is Format.OPENMETRICS else samples(hub.page())
+    born = {(name, dict(labels).get("name", "")): value for (name, labels), value in found.items()
+            if name.endswith("_created")}  # fmt: skip
+    assert born["celery_task_sent_created", "a"] == 2000.0
+    assert born["celery_task_sent_created", "b"] == 3000.0
+    assert born["celery_task_runtime_created", "b"] == 3000.0
+    assert born["celery_task_failed_created", "f"] == 2000.0
+    assert born["loopwatch_pool_wait_seconds_created", ""] == 4000.0
+    assert born["loopwatch_monitor_snapshots_created", ""] == 1000.0
+    counting = {name for name, _ in found if name.endswith(("_total", "_count"))}
+    ours = {
+        name.removesuffix("_total").removesuffix("_count") for name in counting if name.startswith(("celery", "loop"))
+    }
+    assert {name.removesuffix("_created") for name, _ in born} == ours
+
+
+def test_names_restrict_the_page() -> None:
+    hub = everything(metric_prefix="shop_")
+    wanted = frozenset({"shop_task_runtime_bucket", "loopwatch_loops", "process_open_fds", "nonsense"})
+    names = {name for name, _ in samples(b"".join(hub.pieces(names=wanted)))}
+    assert names == {*(f"shop_task_runtime_{part}" for part in ("bucket", "count", "sum")), "loopwatch_loops",
+                     "process_open_fds"}  # fmt: skip
+
+
+def test_events_are_folded_while_a_page_is_made() -> None:
+    """The lock is free between two slices, and what is born or dropped meanwhile does no harm."""
+    hub = a_hub(worker_timeout=1.0, purge_offline_worker_metrics=1.0)
+    receive(hub, *(event("task-sent", uuid=str(number), name=f"t{number}", queue="q") for number in range(5000)))
+    seen = 0
+    for piece in hub.pieces():
+        seen += piece.count(b'celery_task_sent_total{name="t')
+        receive(hub, event("task-sent", uuid="x", name=f"new{seen}", queue="q"), a_snapshot())
+    assert seen == 5000
+
+
 def test_the_monitors_own_process_is_on_the_page() -> None:
     names = {name for name, _ in samples(a_hub().page())}
     assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "python_info"} <= names
@@ -112,7 +200,8 @@ def test_promtool_has_nothing_to_complain_of() -> None:
 
 def test_buckets_are_cumulative_and_named_as_prometheus_client_names_them() -> None:
     metric = Metric("x_seconds", "histogram", "X.", ("a",), (0.5, 5.0))
-    text = Renderer().family(metric, [('a="1"', [1, 2, 3, 9.5])])
+    renderer = Renderer()
+    text = renderer.head(metric, Format.TEXT) + renderer.lines(metric, [('a="1"', [1, 2, 3, 9.5])])
     assert text == (
         "# HELP x_seconds X.\n"
         "# TYPE x_seconds histogram\n"
@@ -125,7 +214,7 @@ def test_buckets_are_cumulative_and_named_as_prometheus_client_names_them() -> N
 
 
 def test_a_histogram_without_labels() -> None:
-    text = Renderer().family(Metric("x", "histogram", "X.", (), (1.0,)), [("", [1, 0, 0.5])])
+    text = Renderer().lines(Metric("x", "histogram", "X.", (), (1.0,)), [("", [1, 0, 0.5])])
     assert 'x_bucket{le="1.0"} 1\n' in text
     assert "x_count 1\nx_sum 0.5\n" in text
 
