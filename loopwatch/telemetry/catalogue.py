@@ -356,6 +356,20 @@ MONITOR_EVENTS_MALFORMED = _metric(
     "reason",
     origin="monitor",
 )
+MONITOR_EVENTS_LOST = _metric(
+    "loopwatch_monitor_events_lost_total",
+    "counter",
+    "Events that are known to be lost, by reason: buffer_full (they came faster than they could be taken in), "
+    "disconnected (cut off with their connection; what was sent during an outage is not known).",
+    "reason",
+    origin="monitor",
+)
+MONITOR_BUFFER = _metric(
+    "loopwatch_monitor_buffer_bytes",
+    "gauge",
+    "Bytes that were read from the broker and are not decoded yet.",
+    origin="monitor",
+)
 MONITOR_LAG = _metric(
     "loopwatch_monitor_lag_seconds",
     "gauge",
@@ -373,6 +387,12 @@ MONITOR_BROKER_UP = _metric(
 )
 MONITOR_RECONNECTS = _metric(
     "loopwatch_monitor_reconnects_total", "counter", "Connections to the broker that were lost.", origin="monitor"
+)
+MONITOR_BROKER_DOWN = _metric(
+    "loopwatch_monitor_broker_down_seconds_total",
+    "counter",
+    "Seconds without a connection to the broker since the monitor started.",
+    origin="monitor",
 )
 MONITOR_EVICTIONS = _metric(
     "loopwatch_monitor_evictions_total", "counter", "Entries evicted from a full table.", "table", origin="monitor"

@@ -21,8 +21,11 @@ import structlog
 from loopwatch._version import __version__
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.hub import Hub
-from loopwatch_monitor.intake.kombu import BrokerUnreachableError, KombuIntake
-from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.intake.kombu import KombuIntake
+from loopwatch_monitor.intake.redis import RedisIntake
+from loopwatch_monitor.intake.redis_address import is_redis
+from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+from loopwatch_monitor.intake.thread import Intake
 from loopwatch_monitor.server import Server
 from loopwatch_monitor.settings import SettingError, Settings, parse_buckets, parse_options, parse_pairs
 
@@ -60,6 +63,13 @@ def _joined(buckets: tuple[float, ...]) -> str:
 @_option("--default-queue-name", default="celery", help="Queue of tasks that were sent to no named one.")
 @_option("--metric-prefix", default=catalogue.CELERY_PREFIX, help="Stands in for celery_ in Celery's own metrics.")
 @_option("--static-label", multiple=True, metavar="K=V", help="Label on every series; repeatable.")
+@_option("--event-exchange", default="celeryev", help="The application's event_exchange.")
+@_option(
+    "--event-buffer-bytes",
+    type=int,
+    default=256 * 1024 * 1024,
+    help="What is kept at most when events come faster than they can be taken in.",
+)
 @_option("--broker-transport-option", multiple=True, metavar="K=V", help="For kombu's transport; repeatable.")
 def _command(
     buckets: str,
@@ -101,13 +111,7 @@ def _refuse(problem: str) -> int:
 async def _serve(settings: Settings) -> None:
     status = BrokerStatus()
     hub = Hub(settings, status=status, version=__version__)
-    intake = KombuIntake(
-        settings.broker_url,
-        sink=hub.receive,
-        refused=hub.refuse,
-        status=status,
-        options=settings.broker_transport_options,
-    )
+    intake = _intake(settings, hub, status)
     try:
         await asyncio.to_thread(intake.probe)
     except BrokerUnreachableError as error:
@@ -129,6 +133,23 @@ async def _serve(settings: Settings) -> None:
         await server.close()
         intake.close()
         logger.info("monitor_stopped")
+
+
+def _intake(settings: Settings, hub: Hub, status: BrokerStatus) -> Intake:
+    """Our own intake where the broker is Redis, kombu's anywhere else."""
+    url = settings.broker_url
+    common: dict[str, Any] = {
+        "sink": hub.receive,
+        "status": status,
+        "exchange": settings.event_exchange,
+        "options": settings.broker_transport_options,
+    }
+    if not is_redis(url):
+        return KombuIntake(url, **common)
+    try:
+        return RedisIntake(url, buffer_bytes=settings.event_buffer_bytes, **common)
+    except ValueError as error:
+        raise SettingError("--broker-url", str(error)) from None
 
 
 def _words(error: OSError) -> str:

@@ -1,12 +1,11 @@
-"""Where the parts meet: message bodies come in from the intake's thread, pages go out to the server's.
+"""Where the parts meet: events come in from the intake's thread, pages go out to the server's.
 
-One lock guards the state. It is held for one message, or while one family's series are copied: text is made outside
-of it, so that a scrape of a large fleet does not keep the intake from the broker.
+One lock guards the state. It is held for a small batch of events, or while one family's series are copied: text is made
+outside of it, so that a scrape of a large fleet does not keep the intake from the broker, nor the other way round.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -14,7 +13,8 @@ import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake.decode import accepts, decode
+from loopwatch_monitor.fair_lock import FairLock
+from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.render import Renderer
 from loopwatch_monitor.settings import Settings
@@ -46,8 +46,7 @@ class Hub:
         self, settings: Settings, *, status: BrokerStatus, version: str, clock: Callable[[], Now] = _read_clocks
     ) -> None:
         self._clock = clock
-        self._status = status
-        self._lock = threading.Lock()
+        self._lock = FairLock()
         self._fleet = Fleet(
             labels=Labels(settings.static_labels),
             worker_timeout=settings.worker_timeout,
@@ -65,30 +64,30 @@ class Hub:
                 catalogue.TASK_QUEUE_WAIT: settings.queue_wait_buckets,
             },
         )
+        self._told_by_intake: dict[catalogue.Metric, Callable[[], float]] = {
+            catalogue.MONITOR_BROKER_UP: lambda: int(status.up),
+            catalogue.MONITOR_RECONNECTS: lambda: status.lost,
+            catalogue.MONITOR_BROKER_DOWN: status.seconds_down,
+            catalogue.MONITOR_BUFFER: lambda: status.buffered,
+        }
         self._process = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
 
-    def receive(self, body: bytes, content_type: str | None) -> None:
-        """Takes in one message; never raises."""
+    def receive(self, batch: Batch) -> None:
+        """Takes in what an intake read; never raises. The state is locked for all of it: a batch must be small."""
         with self._lock:
-            ledger = self._fleet.ledger
-            if not accepts(content_type):
-                ledger.malformed["content_type"] += 1
-                return
+            ledger, fold = self._fleet.ledger, self._fleet.fold
+            ledger.malformed.update(batch.malformed)
+            ledger.lost.update(batch.lost)
             now = self._clock()
-            for event in decode(body, ledger.malformed):
+            for event in batch.events:
                 try:
-                    self._fleet.fold(event, now)
+                    fold(event, now)
                 except Exception:
                     # Nothing in an event may end the process, whatever we did not think of.
                     ledger.malformed["error"] += 1
                     logger.exception("event_not_folded", event_type=event.kind)
-
-    def refuse(self, reason: str) -> None:
-        """Counts a message that its transport could not unwrap."""
-        with self._lock:
-            self._fleet.ledger.malformed[reason] += 1
 
     def tick(self) -> None:
         """Lets time pass; to be called about once a second."""
@@ -102,10 +101,9 @@ class Hub:
         return "".join(parts).encode("utf-8", "replace") + generate_latest(self._process)
 
     def _read(self, metric: catalogue.Metric) -> list[Sample]:
-        if metric is catalogue.MONITOR_BROKER_UP:
-            return [(self._fleet.labels.text((), ()), int(self._status.up))]
-        if metric is catalogue.MONITOR_RECONNECTS:
-            return [(self._fleet.labels.text((), ()), self._status.lost)]
+        told = self._told_by_intake.get(metric)
+        if told is not None:
+            return [(self._fleet.labels.text((), ()), told())]
         with self._lock:
             return list(self._samples.read(metric, self._clock()))
 

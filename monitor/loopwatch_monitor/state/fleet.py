@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake.batch import LOST_REASONS
 from loopwatch_monitor.state.conflicts import EventConflicts
 from loopwatch_monitor.state.early import Early
 from loopwatch_monitor.state.labels import Labels, cut
@@ -46,6 +47,7 @@ class Fleet:
         self.labels = labels
         self.ledger = ledger = Ledger()
         ledger.malformed.update(dict.fromkeys(decode.REASONS, 0))
+        ledger.lost.update(dict.fromkeys(LOST_REASONS, 0))
         ledger.evictions.update({"tasks": 0})
         self.workers = Workers(timeout=worker_timeout, purge=purge)
         self.totals = Totals(labels=labels, ledger=ledger)
