@@ -26,6 +26,7 @@ __all__ = ["RedisIntake"]
 
 BUFFER_BYTES = 256 * 1024 * 1024
 WAIT_SECONDS = 0.25
+MUCH_BYTES = 64 * 1024
 SLICE_SECONDS = 0.002
 """How long is decoded before the socket is asked again. Redis sends about a megabyte in it, at its very fastest."""
 
@@ -74,9 +75,13 @@ class RedisIntake(Intake):
             link.close()
 
     def _read(self, link: Link) -> None:
-        data = link.read(0 if self._backlog else WAIT_SECONDS)
-        if data:
-            self._backlog.add(data)
+        """Takes in what there is. While there is much, there is more to come."""
+        backlog = self._backlog
+        size = link.read_into(backlog.room(), 0 if backlog else WAIT_SECONDS)
+        backlog.filled(size)
+        while size >= MUCH_BYTES and backlog.size < backlog.limit:
+            size = link.read_into(backlog.room(), 0)
+            backlog.filled(size)
 
     def _decode(self, seconds: float) -> None:
         end = time.monotonic() + seconds

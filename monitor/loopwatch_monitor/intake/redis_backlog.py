@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import Any
+from mmap import mmap
 
 import hiredis
 import msgspec
@@ -19,10 +19,26 @@ from loopwatch_monitor.intake.envelope import unwrap
 
 __all__ = ["Backlog"]
 
+PART_BYTES = 1024 * 1024
+LITTLE_BYTES = 64 * 1024
+"""Less room than this is not worth a read."""
 PIECE_BYTES = 32 * 1024
 """hiredis moves the rest of what it was fed at every message, so it is fed little at a time."""
 
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class _Part:
+    """A stretch of bytes, in memory that goes back to the system as soon as nobody needs it. ``reader``: that of the
+    connection that begins with it."""
+
+    __slots__ = ("end", "memory", "reader", "start", "view")
+
+    def __init__(self, reader: hiredis.Reader | None = None) -> None:
+        self.reader = reader
+        self.memory = mmap(-1, PART_BYTES)
+        self.view = memoryview(self.memory)
+        self.start = self.end = 0
 
 
 class Backlog:
@@ -40,22 +56,27 @@ class Backlog:
         self.limit = limit
         self.size = 0
         self.error: hiredis.ProtocolError | None = None
-        self._chunks: deque[bytes | Any] = deque()
-        """Bytes, and a connection's reader before its first ones."""
-        self._offset = 0
+        self._parts = deque([_Part()])
         self._reader = hiredis.Reader()
 
     def __bool__(self) -> bool:
-        return bool(self._chunks)
+        return self.size > 0 or len(self._parts) > 1
 
-    def begin(self, reader: Any) -> None:
-        """What is added from now on comes from a new connection, whose first bytes the reader has already."""
-        self._chunks.append(reader)
+    def begin(self, reader: hiredis.Reader) -> None:
+        """What is read from now on comes from a new connection, whose first bytes the reader has already."""
+        self._parts.append(_Part(reader))
 
-    def add(self, chunk: bytes) -> None:
-        """Keeps what was read."""
-        self._chunks.append(chunk)
-        self.size += len(chunk)
+    def room(self) -> memoryview:
+        """Where to read to; then say how much by `filled`."""
+        if PART_BYTES - self._parts[-1].end < LITTLE_BYTES:
+            self._parts.append(_Part())
+        part = self._parts[-1]
+        return part.view[part.end :]
+
+    def filled(self, size: int) -> None:
+        """So many bytes were read to `room`."""
+        self._parts[-1].end += size
+        self.size += size
 
     def batch(self) -> Batch:
         """The events of the next piece, and what was lost before them."""
@@ -92,32 +113,33 @@ class Backlog:
             raise hiredis.ProtocolError(f"a message of more than {self.limit} bytes")
 
     def _feed(self, batch: Batch) -> None:
-        if not self._chunks:
+        part = self._parts[0]
+        if part.reader is not None:
+            self._follow(part.reader, batch)
+            part.reader = None
+        size = min(PIECE_BYTES, part.end - part.start)
+        self._reader.feed(part.memory, part.start, size)
+        part.start += size
+        self.size -= size
+        if part.start < part.end:
             return
-        chunk = self._chunks[0]
-        if not isinstance(chunk, bytes):
-            self._chunks.popleft()
-            self._follow(chunk, batch)
-            return
-        taken = min(PIECE_BYTES, len(chunk) - self._offset)
-        self._reader.feed(chunk, self._offset, taken)
-        self._offset += taken
-        self.size -= taken
-        if self._offset == len(chunk):
-            self._chunks.popleft()
-            self._offset = 0
+        if len(self._parts) > 1:
+            self._parts.popleft()
+        else:
+            part.start = part.end = 0
 
-    def _follow(self, reader: Any, batch: Batch) -> None:
+    def _follow(self, reader: hiredis.Reader, batch: Batch) -> None:
         """Reads on in the next connection. The one before was lost in the middle of a message if some of it is left."""
         batch.lost["disconnected"] += self._reader.has_data()
         self._reader = reader
 
     def _abandon(self, batch: Batch) -> None:
         """Gives up what is left of a connection that makes no sense."""
-        while self._chunks and isinstance(self._chunks[0], bytes):
-            self._chunks.popleft()
-        self._offset = 0
-        self.size = sum(len(chunk) for chunk in self._chunks if isinstance(chunk, bytes))
+        while self._parts and self._parts[0].reader is None:
+            part = self._parts.popleft()
+            self.size -= part.end - part.start
+        if not self._parts:
+            self._parts.append(_Part())
         self._follow(hiredis.Reader(), batch)
 
 

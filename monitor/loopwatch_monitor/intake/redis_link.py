@@ -8,7 +8,7 @@ import ssl
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import hiredis
 
@@ -16,8 +16,6 @@ from loopwatch_monitor.intake.redis_address import Address, Endpoint
 from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT
 
 __all__ = ["Link", "connect"]
-
-READ_BYTES = 1024 * 1024
 
 
 class Link:
@@ -30,7 +28,6 @@ class Link:
         self.reader = hiredis.Reader()
         self._tls = endpoint.tls is not None
         self._socket = _open(endpoint)
-        self._view = memoryview(bytearray(READ_BYTES))
         self._poll = select.poll()
         self._heard = self._asked = time.monotonic()
         try:
@@ -44,7 +41,7 @@ class Link:
         """Sends a command and waits for its answer; for use before `subscribe`."""
         self._socket.sendall(hiredis.pack_command(command))
         while (answer := self.reader.gets()) is False:
-            self.reader.feed(self._received())
+            self.reader.feed(self._socket.recv(65536) or _closed())
         if isinstance(answer, hiredis.ReplyError):
             raise answer
         return answer
@@ -55,36 +52,32 @@ class Link:
         self._socket.setblocking(False)
         self._poll.register(self._socket, select.POLLIN)
 
-    def read(self, wait: float) -> bytes:
-        """What has arrived, at once; else waits for it so many seconds. Raises `OSError` when the peer is gone."""
+    def read_into(self, room: memoryview, wait: float) -> int:
+        """Reads what has arrived; waits for it so many seconds. Returns how many bytes that were. Raises `OSError` when
+        the peer is gone."""
         if not self._poll.poll(wait * 1000):
             self._mind_silence()
-            return b""
+            return 0
         try:
-            data = self._received()
+            size = self._socket.recv_into(room)
         except (BlockingIOError, ssl.SSLWantReadError):
-            return b""
+            return 0
+        if not size:
+            _closed()
         self._heard = time.monotonic()
-        return data
+        return size + (self._read_on(room[size:]) if self._tls else 0)
 
     def close(self) -> None:
         """Lets go of the connection."""
         self._socket.close()
 
-    def _received(self) -> bytes:
-        size = self._socket.recv_into(self._view)
-        if not size:
-            raise ConnectionResetError("the server closed the connection")
-        # A read of TLS ends with its record, of 16 kB at most, however much is there.
-        while self._tls and size < READ_BYTES and not self._socket.gettimeout():
-            try:
-                more = self._socket.recv_into(self._view[size:])
-            except ssl.SSLWantReadError:
-                break
-            if not more:
-                break
-            size += more
-        return bytes(self._view[:size])
+    def _read_on(self, room: memoryview) -> int:
+        """A read of TLS ends with its record, of 16 kB at most, however much is there."""
+        size = 0
+        with suppress(ssl.SSLWantReadError):
+            while size < len(room) and (more := self._socket.recv_into(room[size:])):
+                size += more
+        return size
 
     def _mind_silence(self) -> None:
         now = time.monotonic()
@@ -93,6 +86,10 @@ class Link:
         if now - max(self._asked, self._heard) >= ASK_SECONDS:
             self._socket.send(hiredis.pack_command(("PING",)))
             self._asked = now
+
+
+def _closed() -> NoReturn:
+    raise ConnectionResetError("the server closed the connection")
 
 
 def connect(address: Address) -> Link:
