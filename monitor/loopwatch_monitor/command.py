@@ -29,7 +29,7 @@ from loopwatch_monitor.intake.thread import Intake
 from loopwatch_monitor.server import Server
 from loopwatch_monitor.settings import SettingError, Settings, parse_buckets, parse_options, parse_pairs
 
-__all__ = ["main"]
+__all__ = ["main", "make_intake"]
 
 logger = structlog.get_logger("loopwatch_monitor")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -111,7 +111,7 @@ def _refuse(problem: str) -> int:
 async def _serve(settings: Settings) -> None:
     status = BrokerStatus()
     hub = Hub(settings, status=status, version=__version__)
-    intake = _intake(settings, hub, status)
+    intake = make_intake(settings, hub, status)
     try:
         await asyncio.to_thread(intake.probe)
     except BrokerUnreachableError as error:
@@ -135,7 +135,7 @@ async def _serve(settings: Settings) -> None:
         logger.info("monitor_stopped")
 
 
-def _intake(settings: Settings, hub: Hub, status: BrokerStatus) -> Intake:
+def make_intake(settings: Settings, hub: Hub, status: BrokerStatus) -> Intake:
     """Our own intake where the broker is Redis, kombu's anywhere else."""
     url = settings.broker_url
     common: dict[str, Any] = {

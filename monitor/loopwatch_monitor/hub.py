@@ -89,6 +89,10 @@ class Hub:
                     ledger.malformed["error"] += 1
                     logger.exception("event_not_folded", event_type=event.kind)
 
+    def events(self) -> int:
+        """How many events were folded."""
+        return sum(self._fleet.ledger.events.values())
+
     def tick(self) -> None:
         """Lets time pass; to be called about once a second."""
         with self._lock:
