@@ -5,12 +5,14 @@ The thread does nothing but take messages off the broker and hand them on; AMQP 
 
 from __future__ import annotations
 
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from amqp.transport import TCPTransport
 from celery.events.event import get_exchange
 from kombu import Connection, Consumer, Queue
 from kombu.transport.virtual.base import Message as VirtualMessage
@@ -22,6 +24,8 @@ from loopwatch_monitor.intake.urls import masked, passwords
 
 __all__ = ["BrokerUnreachableError", "KombuIntake"]
 
+WAIT_SECONDS = 1.0
+READ_BYTES = 256 * 1024
 QUEUE_TTL, QUEUE_EXPIRES = 60.0, 60.0
 """Seconds that a message waits for us, and that the queue outlives a consumer that is gone."""
 QUEUE_BYTES = 256 * 1024 * 1024
@@ -108,10 +112,11 @@ class KombuIntake(Intake):
         )
 
     def _drain(self, connection: Connection, channel: Any) -> None:
+        _hasten(connection.connection, channel)
         asked = time.monotonic()
         while not self._stopping.is_set():
             with suppress(TimeoutError):
-                connection.drain_events(timeout=1.0)
+                connection.drain_events(timeout=WAIT_SECONDS)
             if time.monotonic() - asked >= ASK_SECONDS:
                 asked = time.monotonic()
                 _ask(connection, channel)
@@ -132,6 +137,33 @@ class KombuIntake(Intake):
 
     def _secrets(self) -> list[str]:
         return passwords(self._url)
+
+
+def _hasten(connection: Any, channel: Any) -> None:
+    """Makes py-amqp, where it is that, waste less: it reads each message with nine calls of the system, sets and resets
+    the timeout three times, and decodes a body that we want as it is."""
+    transport = getattr(connection, "transport", None)
+    if not isinstance(transport, TCPTransport):
+        return
+    transport.sock.settimeout(WAIT_SECONDS)
+    transport._quick_recv = _buffered(transport.sock)
+    channel.auto_decode = False
+
+
+def _buffered(sock: socket.socket) -> Callable[[int], bytes]:
+    """``sock.recv`` that reads ahead."""
+    ahead = b""
+    start = 0
+
+    def recv(size: int) -> bytes:
+        nonlocal ahead, start
+        if start >= len(ahead):
+            ahead, start = sock.recv(READ_BYTES), 0
+        found = ahead[start : start + size]
+        start += size
+        return found
+
+    return recv
 
 
 def _ask(connection: Connection, channel: Any) -> None:
