@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,11 +12,7 @@ from hypothesis import strategies as st
 
 from loopwatch_monitor.intake.decode import REASONS
 from loopwatch_monitor.intake.envelope import unwrap
-
-RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[2] / "data" / "celery-events.json").read_text())
-GENUINE: dict[str, Any] = RECORDED["__multi__"]["envelope"]
-BODY = base64.b64decode(GENUINE["body"])
-PROPERTIES: dict[str, Any] = GENUINE["properties"]
+from tests.unit.monitor.poison import BODY, GENUINE, POISONED_ENVELOPES, PROPERTIES, RECORDED
 
 
 def read(envelope: object) -> tuple[bytes | None, dict[str, int]]:
@@ -54,31 +48,7 @@ def test_odd_envelopes_are_read(envelope: object) -> None:
     assert read(envelope) == (BODY, {})
 
 
-POISON: dict[str, tuple[object, str]] = {
-    "empty": (b"", "envelope"),
-    "not JSON": (b"not json", "envelope"),
-    "not UTF-8": (b"\xff\xfe", "envelope"),
-    "cut off": (json.dumps(GENUINE).encode()[:-1], "envelope"),
-    "nested without end": (b"[" * 100_000, "envelope"),
-    "a number": (42, "envelope"),
-    "a list": ([GENUINE], "envelope"),
-    "an empty object": ({}, "envelope"),
-    "no body": ({key: value for key, value in GENUINE.items() if key != "body"}, "envelope"),
-    "body 42": (GENUINE | {"body": 42}, "envelope"),
-    "body null": (GENUINE | {"body": None}, "envelope"),
-    "bad base64": (GENUINE | {"body": "A"}, "envelope"),
-    "base64 that is not ASCII": (GENUINE | {"body": "é"}, "envelope"),
-    "an encoding that nobody has": (GENUINE | {"properties": PROPERTIES | {"body_encoding": "rot13"}}, "envelope"),
-    "an encoding that is a number": (GENUINE | {"properties": PROPERTIES | {"body_encoding": 64}}, "envelope"),
-    "compressed": (GENUINE | {"headers": {"compression": "application/x-gzip"}}, "envelope"),
-    "an integer of 5,000 digits": (b'{"body": ' + b"9" * 5_000 + b"}", "envelope"),
-    "pickle": (GENUINE | {"content-type": "application/x-python-serialize"}, "content_type"),
-    "no content type": ({key: value for key, value in GENUINE.items() if key != "content-type"}, "content_type"),
-    "a content type that is a list": (GENUINE | {"content-type": []}, "content_type"),
-}
-
-
-@pytest.mark.parametrize(("envelope", "reason"), POISON.values(), ids=POISON.keys())
+@pytest.mark.parametrize(("envelope", "reason"), POISONED_ENVELOPES.values(), ids=POISONED_ENVELOPES.keys())
 def test_poison_is_counted_by_reason(envelope: object, reason: str) -> None:
     assert read(envelope) == (None, {reason: 1})
     assert reason in REASONS

@@ -8,7 +8,7 @@ from collections import Counter
 
 import hiredis
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwatch_monitor.intake.decode import TaskReceived
@@ -69,6 +69,7 @@ class Read:
             self.lost += batch.lost
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1500), max_size=30), st.lists(st.integers(0, 3), min_size=1, max_size=12))
 def test_it_does_not_matter_in_what_pieces_bytes_come(cuts: list[int], sizes: list[int]) -> None:
     numbers = iter(range(1_000))
@@ -180,6 +181,7 @@ def test_a_message_larger_than_the_cap_ends_its_connection() -> None:
     assert "a message of more than" in str(read.backlog.error)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=100), max_size=10))
 def test_no_bytes_make_it_raise(pieces: list[bytes]) -> None:
     read = Read()
