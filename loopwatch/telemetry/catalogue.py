@@ -370,6 +370,20 @@ MONITOR_EVENTS_MALFORMED = _metric(
     "reason",
     origin="monitor",
 )
+MONITOR_EVENTS_LOST = _metric(
+    "loopwatch_monitor_events_lost_total",
+    "counter",
+    "Events that are known to be lost, by reason: buffer_full (they came faster than they could be taken in), "
+    "disconnected (cut off with their connection; what was sent during an outage is not known).",
+    "reason",
+    origin="monitor",
+)
+MONITOR_BUFFER = _metric(
+    "loopwatch_monitor_buffer_bytes",
+    "gauge",
+    "Bytes that were read from the broker and are not decoded yet.",
+    origin="monitor",
+)
 MONITOR_LAG = _metric(
     "loopwatch_monitor_lag_seconds",
     "gauge",
@@ -392,6 +406,12 @@ MONITOR_WEB_CONFIG_RELOADED = _metric(
     "loopwatch_monitor_web_config_last_reload_successful",
     "gauge",
     "1 while the web configuration in use is what its file says, 0 once the file was changed and cannot be used.",
+    origin="monitor",
+)
+MONITOR_BROKER_DOWN = _metric(
+    "loopwatch_monitor_broker_down_seconds_total",
+    "counter",
+    "Seconds without a connection to the broker since the monitor started.",
     origin="monitor",
 )
 MONITOR_EVICTIONS = _metric(

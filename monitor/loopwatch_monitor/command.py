@@ -24,8 +24,11 @@ from loopwatch._version import __version__
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.guard import Guard
 from loopwatch_monitor.hub import Hub
-from loopwatch_monitor.intake.kombu import BrokerUnreachableError, KombuIntake
-from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.intake.kombu import KombuIntake
+from loopwatch_monitor.intake.redis import RedisIntake
+from loopwatch_monitor.intake.redis_address import is_redis
+from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+from loopwatch_monitor.intake.thread import Intake
 from loopwatch_monitor.listen import Address
 from loopwatch_monitor.server import ListenError, Server
 from loopwatch_monitor.settings import (
@@ -39,7 +42,7 @@ from loopwatch_monitor.settings import (
 from loopwatch_monitor.threads import in_thread
 from loopwatch_monitor.webconfig import WebConfigError
 
-__all__ = ["main"]
+__all__ = ["main", "make_intake"]
 
 logger = structlog.get_logger("loopwatch_monitor")
 
@@ -77,6 +80,13 @@ def _joined(buckets: tuple[float, ...]) -> str:
 @_option("--default-queue-name", default="celery", help="Queue of tasks that were sent to no named one.")
 @_option("--metric-prefix", default=catalogue.CELERY_PREFIX, help="Stands in for celery_ in Celery's own metrics.")
 @_option("--static-label", multiple=True, metavar="K=V", help="Label on every series; repeatable.")
+@_option("--event-exchange", default="celeryev", help="The application's event_exchange.")
+@_option(
+    "--event-buffer-bytes",
+    type=int,
+    default=256 * 1024 * 1024,
+    help="What is kept at most when events come faster than they can be taken in.",
+)
 @_option("--created-timestamps", is_flag=True, help="Expose _created; Prometheus stores each counter twice then.")
 @_option(
     "--web.listen-address",
@@ -138,13 +148,7 @@ async def _serve(settings: Settings) -> None:
     except WebConfigError as error:
         raise SettingError("--web.config.file", str(error)) from None
     hub = Hub(settings, status=status, version=__version__, reloaded=lambda: guard.reloaded)
-    intake = KombuIntake(
-        settings.broker_url,
-        sink=hub.receive,
-        refused=hub.refuse,
-        status=status,
-        options=settings.broker_transport_options,
-    )
+    intake = make_intake(settings, hub, status)
     try:
         await in_thread(intake.probe)
     except BrokerUnreachableError as error:
@@ -185,6 +189,23 @@ async def _listen(server: Server, settings: Settings) -> list[Address]:
     except ListenError as error:
         option = "--web.listen-address" if settings.web_listen_addresses else "--port"
         raise SettingError(option, f"{error}: {_words(error.error)}; choose another") from None
+
+
+def make_intake(settings: Settings, hub: Hub, status: BrokerStatus) -> Intake:
+    """Our own intake where the broker is Redis, kombu's anywhere else."""
+    url = settings.broker_url
+    common: dict[str, Any] = {
+        "sink": hub.receive,
+        "status": status,
+        "exchange": settings.event_exchange,
+        "options": settings.broker_transport_options,
+    }
+    if not is_redis(url):
+        return KombuIntake(url, **common)
+    try:
+        return RedisIntake(url, buffer_bytes=settings.event_buffer_bytes, **common)
+    except ValueError as error:
+        raise SettingError("--broker-url", str(error)) from None
 
 
 def _words(error: OSError) -> str:

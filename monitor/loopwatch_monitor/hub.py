@@ -1,12 +1,12 @@
-"""Where the parts meet: message bodies come in from the intake's thread, pages go out to the server's.
+"""Where the parts meet: events come in from the intake's thread, pages go out to the server's.
 
-One lock guards the state. It is held for one message, or while a slice of one family's series is copied: text is made
-outside of it, so that a scrape of a large fleet does not keep the intake from the broker.
+One lock guards the state. It is held for a small batch of events, or while a slice of one family's series is copied:
+text is made outside of it, so that a scrape of a large fleet does not keep the intake from the broker, nor the other
+way round.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake.decode import accepts, decode
+from loopwatch_monitor.fair_lock import FairLock
+from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.render import Renderer
@@ -62,9 +63,7 @@ class Hub:
         self._clock = clock
         self._started = clock().wall
         self._created = settings.created_timestamps
-        self._status = status
-        self._reloaded = reloaded
-        self._lock = threading.Lock()
+        self._lock = FairLock()
         self._fleet = Fleet(
             labels=Labels(settings.static_labels),
             worker_timeout=settings.worker_timeout,
@@ -82,30 +81,35 @@ class Hub:
                 catalogue.TASK_QUEUE_WAIT: settings.queue_wait_buckets,
             },
         )
+        self._told: dict[catalogue.Metric, Callable[[], float]] = {
+            catalogue.MONITOR_BROKER_UP: lambda: int(status.up),
+            catalogue.MONITOR_RECONNECTS: lambda: status.lost,
+            catalogue.MONITOR_BROKER_DOWN: status.seconds_down,
+            catalogue.MONITOR_BUFFER: lambda: status.buffered,
+            catalogue.MONITOR_WEB_CONFIG_RELOADED: lambda: int(reloaded()),
+        }
         self._process = CollectorRegistry(auto_describe=True)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
 
-    def receive(self, body: bytes, content_type: str | None) -> None:
-        """Takes in one message; never raises."""
+    def receive(self, batch: Batch) -> None:
+        """Takes in what an intake read; never raises. The state is locked for all of it: a batch must be small."""
         with self._lock:
-            ledger = self._fleet.ledger
-            if not accepts(content_type):
-                ledger.malformed["content_type"] += 1
-                return
+            ledger, fold = self._fleet.ledger, self._fleet.fold
+            ledger.malformed.update(batch.malformed)
+            ledger.lost.update(batch.lost)
             now = self._clock()
-            for event in decode(body, ledger.malformed):
+            for event in batch.events:
                 try:
-                    self._fleet.fold(event, now)
+                    fold(event, now)
                 except Exception:
                     # Nothing in an event may end the process, whatever we did not think of.
                     ledger.malformed["error"] += 1
                     logger.exception("event_not_folded", event_type=event.kind)
 
-    def refuse(self, reason: str) -> None:
-        """Counts a message that its transport could not unwrap."""
-        with self._lock:
-            self._fleet.ledger.malformed[reason] += 1
+    def events(self) -> int:
+        """How many events were folded."""
+        return sum(self._fleet.ledger.events.values())
 
     def tick(self) -> None:
         """Lets time pass; to be called about once a second."""
@@ -170,13 +174,9 @@ class Hub:
             yield samples
 
     def _read(self, metric: catalogue.Metric) -> Iterator[Sample]:
-        own = {
-            catalogue.MONITOR_BROKER_UP: self._status.up,
-            catalogue.MONITOR_RECONNECTS: self._status.lost,
-            catalogue.MONITOR_WEB_CONFIG_RELOADED: self._reloaded(),
-        }
-        if metric in own:
-            return iter([(self._fleet.labels.text((), ()), int(own[metric]))])
+        told = self._told.get(metric)
+        if told is not None:
+            return iter([(self._fleet.labels.text((), ()), told())])
         return self._samples.read(metric, self._clock())
 
 

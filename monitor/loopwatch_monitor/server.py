@@ -17,8 +17,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from loopwatch_monitor.guard import Guard, TooManyChecksError
-from loopwatch_monitor.intake.kombu import BrokerUnreachableError
-from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.landing import CONTENT_SECURITY_POLICY, landing_page
 from loopwatch_monitor.listen import Address, Connections, bind, reset, unlink
 from loopwatch_monitor.negotiate import accepts_gzip, choose_format

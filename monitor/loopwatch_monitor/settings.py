@@ -20,6 +20,7 @@ __all__ = ["SettingError", "Settings", "parse_addresses", "parse_buckets", "pars
 
 _METRIC_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+MIN_BUFFER_BYTES = 1024 * 1024
 _OWN_LABELS = {label for metric in catalogue.METRICS for label in metric.labels} | {"le"}
 
 
@@ -46,11 +47,13 @@ class Settings:
         default_queue_name: Celery's default queue, for tasks that were sent to no named one.
         metric_prefix: stands in for ``celery_``.
         static_labels: added to every series.
-        broker_transport_options: passed to the transport, over our own timeouts.
+        broker_transport_options: the broker's kombu transport options.
         web_listen_addresses: where the pages are served instead of at host and port, when there are any.
         web_config_file: exporter-toolkit's web configuration.
         web_open_health: whether the probes answer without authentication.
         created_timestamps: whether ``_created`` is exposed for counters and histograms.
+        event_exchange: Celery's ``event_exchange``.
+        event_buffer_bytes: what is kept at most when events come faster than they can be taken in.
     """
 
     broker_url: str
@@ -69,6 +72,8 @@ class Settings:
     web_listen_addresses: tuple[Address, ...] = ()
     web_config_file: Path | None = None
     web_open_health: bool = False
+    event_exchange: str = "celeryev"
+    event_buffer_bytes: int = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
         _check_broker_url(self.broker_url)
@@ -88,6 +93,12 @@ class Settings:
                 raise SettingError(option, f"must be a number of seconds, or 0 for never, not {seconds}")
         if not self.default_queue_name:
             raise SettingError("--default-queue-name", "is empty; give the application's task_default_queue")
+        if not self.event_exchange:
+            raise SettingError("--event-exchange", "is empty; give the application's event_exchange")
+        if self.event_buffer_bytes < MIN_BUFFER_BYTES:
+            raise SettingError(
+                "--event-buffer-bytes", f"must be {MIN_BUFFER_BYTES} at least, not {self.event_buffer_bytes}"
+            )
         if not _METRIC_PREFIX.fullmatch(self.metric_prefix):
             raise SettingError(
                 "--metric-prefix", f"{self.metric_prefix!r} cannot begin a metric's name; write it like celery_"
@@ -162,7 +173,7 @@ def _check_broker_url(url: str) -> None:
         if not parsed.scheme or "://" not in part:
             raise SettingError("--broker-url", f"has no scheme; {example}")
         try:
-            get_transport_cls(parsed.scheme)
+            get_transport_cls(parsed.scheme.partition("+")[0])
         except KeyError:
             raise SettingError("--broker-url", f"{parsed.scheme!r} is no transport of kombu's; {example}") from None
         except ImportError as error:

@@ -1,52 +1,40 @@
-"""Events by kombu's consumer, from any broker that Celery speaks to: a thread with a connection of its own.
+"""Events by kombu's consumer, from any broker that Celery speaks to: Redis has an intake of its own.
 
-The thread does nothing but take messages off the broker and hand their bodies on; AMQP gives event queues five
-seconds. A connection that is lost is made anew for ever, with backoff and jitter. A broker that has fallen silent
-without closing its connection is found by asking it every `ASK_SECONDS`.
+The thread does nothing but take messages off the broker and hand them on; AMQP gives event queues five seconds.
 """
 
 from __future__ import annotations
 
-import random
-import threading
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import structlog
+from amqp.transport import TCPTransport
 from celery.events.event import get_exchange
 from kombu import Connection, Consumer, Queue
 from kombu.transport.virtual.base import Message as VirtualMessage
 
-from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT, Intake
+from loopwatch_monitor.intake.urls import masked, passwords
 
 __all__ = ["BrokerUnreachableError", "KombuIntake"]
 
-logger = structlog.get_logger("loopwatch_monitor")
-
-CONNECT_TIMEOUT = 5
-ASK_SECONDS = 5.0
-BACKOFF_SECONDS = (0.5, 15.0)
-"""The first and the longest pause between two attempts to connect."""
-_REDIS_OPTIONS = {
-    "socket_connect_timeout": CONNECT_TIMEOUT,
-    "socket_timeout": float(CONNECT_TIMEOUT),
-    "socket_keepalive": True,
-    "health_check_interval": 10,
-}
-_QUEUE_TTL, _QUEUE_EXPIRES = 5.0, 60.0
-"""Celery's own defaults for event queues: another consumer's queues look the same."""
-
-
-class BrokerUnreachableError(Exception):
-    """The broker could not be reached; the message holds no credentials."""
+WAIT_SECONDS = 1.0
+READ_BYTES = 256 * 1024
+QUEUE_TTL, QUEUE_EXPIRES = 60.0, 60.0
+"""Seconds that a message waits for us, and that the queue outlives a consumer that is gone."""
+QUEUE_BYTES = 256 * 1024 * 1024
+"""What the broker keeps for us at most; beyond it the oldest go."""
 
 
 class _LenientMessage(VirtualMessage):
-    """A message of a virtual transport (Redis), made even of an envelope that cannot be unwrapped: raising while it
-    is made would cost the messages behind it; ``errors`` makes the consumer hand it to ``on_decode_error``."""
+    """A message of a virtual transport, made even of an envelope that cannot be unwrapped: raising while it is made
+    would cost the messages behind it; ``errors`` makes the consumer hand it to ``on_decode_error``."""
 
     def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
         try:
@@ -57,81 +45,49 @@ class _LenientMessage(VirtualMessage):
             self.body, self.content_type, self.channel, self.headers = b"", None, channel, {}
 
 
-class KombuIntake:
-    """Consumes events in a thread and hands each message's body to ``sink``.
+class KombuIntake(Intake):
+    """Consumes events by kombu.
 
     Args:
         url: the broker's URL.
-        sink: called in the thread with a body and its content type; must not raise.
-        refused: called with ``"envelope"`` for a message that could not be unwrapped.
+        sink: called in the thread with what was read; must not raise.
         status: kept true to the state of the connection.
-        options: for the transport, over our timeouts.
+        exchange: Celery's ``event_exchange``.
+        options: for the transport.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        sink: Callable[[bytes, str | None], None],
-        refused: Callable[[str], None],
+        sink: Callable[[Batch], None],
         status: BrokerStatus,
+        exchange: str = "celeryev",
         options: Mapping[str, object] | None = None,
     ) -> None:
+        super().__init__(sink=sink, status=status)
         self._url = url
-        self._sink = sink
-        self._refused = refused
-        self._status = status
+        self._exchange = exchange
         self._options = dict(options or {})
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="loopwatch-intake", daemon=True)
 
-    def probe(self) -> None:
-        """Connects once and lets go; raises `BrokerUnreachableError`."""
-        try:
-            self._connect().release()
-        except Exception as error:  # noqa: BLE001  # any of a dozen libraries' errors says the same
-            raise BrokerUnreachableError(f"{self._masked()}: {self._reason(error)}") from None
+    def _try(self) -> None:
+        self._connect().release()
 
-    def start(self) -> None:
-        """Begins to consume."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends the thread; one that hangs in the broker's socket is left to die with the process."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(2.0)
-
-    def _run(self) -> None:
-        attempt = 0
-        while not self._stopping.is_set():
-            try:
-                with self._connect() as connection:
-                    self._consume(connection)
-            except Exception as error:  # noqa: BLE001  # the same; and the same cure: try again, for ever
-                attempt = 0 if self._status.up else attempt + 1
-                pause = _backoff(attempt)
-                logger.warning(
-                    "broker_lost" if self._status.up else "broker_unreachable",
-                    broker=self._masked(),
-                    error=self._reason(error),
-                    retry_in_seconds=round(pause, 2),
-                )
-                self._lost()
-                self._stopping.wait(pause)
-
-    def _lost(self) -> None:
-        if self._status.up:
-            self._status.up = False
-            self._status.lost += 1
+    def _consume(self) -> None:
+        with self._connect() as connection:
+            channel: Any = connection.channel()
+            if getattr(channel, "Message", None) is VirtualMessage:
+                channel.Message = _LenientMessage
+            queues = [self._queue(connection)]
+            consumer = Consumer(channel, queues=queues, no_ack=True, on_message=self._message, accept=None)
+            consumer.on_decode_error = lambda message, error: self._refused()
+            with consumer:
+                self._connected()
+                self._drain(connection, channel)
 
     def _connect(self) -> Connection:
-        redis = self._url.split(":", 1)[0] in ("redis", "rediss", "sentinel")
         connection = Connection(
-            self._url,
-            connect_timeout=CONNECT_TIMEOUT,
-            heartbeat=10,
-            transport_options={**(_REDIS_OPTIONS if redis else {}), **self._options},
+            self._url, connect_timeout=CONNECT_TIMEOUT, heartbeat=10, transport_options=dict(self._options)
         )
         try:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT)
@@ -140,49 +96,74 @@ class KombuIntake:
             raise
         return connection
 
-    def _consume(self, connection: Connection) -> None:
-        channel: Any = connection.channel()
-        if getattr(channel, "Message", None) is VirtualMessage:
-            channel.Message = _LenientMessage
-        queue = Queue(
+    def _queue(self, connection: Connection) -> Queue:
+        """Ours alone, and gone with its connection. It keeps more and for longer than Celery's own event queues (5
+        seconds), as what a stall of ours does not outlast is lost; its bound keeps the broker from harm."""
+        return Queue(
             f"celeryev.{uuid.uuid4()}",
-            exchange=get_exchange(connection),
+            exchange=get_exchange(connection, name=self._exchange),
             routing_key="#",
-            exclusive=True,  # gone with its connection, and no one else's
+            exclusive=True,
             auto_delete=True,
             durable=False,
-            message_ttl=_QUEUE_TTL,
-            expires=_QUEUE_EXPIRES,
+            message_ttl=QUEUE_TTL,
+            expires=QUEUE_EXPIRES,
+            max_length_bytes=QUEUE_BYTES,
         )
-        consumer = Consumer(channel, queues=[queue], no_ack=True, on_message=self._message, accept=None)
-        consumer.on_decode_error = lambda message, error: self._refused("envelope")
-        with consumer:
-            self._status.up = True
-            logger.info("broker_connected", broker=self._masked())
-            self._drain(connection, channel)
 
     def _drain(self, connection: Connection, channel: Any) -> None:
+        _hasten(connection.connection, channel)
         asked = time.monotonic()
         while not self._stopping.is_set():
             with suppress(TimeoutError):
-                connection.drain_events(timeout=1.0)
+                connection.drain_events(timeout=WAIT_SECONDS)
             if time.monotonic() - asked >= ASK_SECONDS:
                 asked = time.monotonic()
                 _ask(connection, channel)
 
     def _message(self, message: Any) -> None:
+        batch = Batch()
         body = message.body
-        self._sink(body.encode() if isinstance(body, str) else bytes(body), message.content_type)
+        batch.add(body.encode() if isinstance(body, str) else bytes(body), message.content_type)
+        self._sink(batch)
+
+    def _refused(self) -> None:
+        batch = Batch()
+        batch.malformed["envelope"] += 1
+        self._sink(batch)
 
     def _masked(self) -> str:
-        return ";".join(Connection(url).as_uri() for url in self._url.split(";"))
+        return masked(self._url)
 
-    def _reason(self, error: BaseException) -> str:
-        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        for url in self._url.split(";"):
-            password = Connection(url).password
-            text = text.replace(password, "**") if password else text
-        return text
+    def _secrets(self) -> list[str]:
+        return passwords(self._url)
+
+
+def _hasten(connection: Any, channel: Any) -> None:
+    """Makes py-amqp, where it is that, waste less: it reads each message with nine calls of the system, sets and resets
+    the timeout three times, and decodes a body that we want as it is."""
+    transport = getattr(connection, "transport", None)
+    if not isinstance(transport, TCPTransport):
+        return
+    transport.sock.settimeout(WAIT_SECONDS)
+    transport._quick_recv = _buffered(transport.sock)
+    channel.auto_decode = False
+
+
+def _buffered(sock: socket.socket) -> Callable[[int], bytes]:
+    """``sock.recv`` that reads ahead."""
+    ahead = b""
+    start = 0
+
+    def recv(size: int) -> bytes:
+        nonlocal ahead, start
+        if start >= len(ahead):
+            ahead, start = sock.recv(READ_BYTES), 0
+        found = ahead[start : start + size]
+        start += size
+        return found
+
+    return recv
 
 
 def _ask(connection: Connection, channel: Any) -> None:
@@ -193,14 +174,3 @@ def _ask(connection: Connection, channel: Any) -> None:
     client = getattr(channel, "client", None)
     if client is not None and hasattr(client, "ping"):
         client.ping()
-    # kombu checks the subscription's own connection only under its event loop, which we do not use.
-    check = getattr(getattr(connection.transport, "cycle", None), "maybe_check_subclient_health", None)
-    if check is not None:
-        check()
-
-
-def _backoff(attempt: int) -> float:
-    """Seconds until the next attempt; jittered, so that many monitors do not come back at one moment."""
-    first, longest = BACKOFF_SECONDS
-    pause: float = min(longest, first * 2 ** min(attempt, 10))
-    return pause * random.uniform(0.5, 1.0)  # noqa: S311  # no secret

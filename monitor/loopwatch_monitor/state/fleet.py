@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake.batch import LOST_REASONS
 from loopwatch_monitor.state.conflicts import EventConflicts
 from loopwatch_monitor.state.early import Early
-from loopwatch_monitor.state.labels import Labels, cut
+from loopwatch_monitor.state.labels import MAX_LENGTH, Labels, cut
 from loopwatch_monitor.state.ledger import Ledger, Now
 from loopwatch_monitor.state.processes import Processes
 from loopwatch_monitor.state.series import TaskSeries
@@ -46,6 +48,7 @@ class Fleet:
         self.labels = labels
         self.ledger = ledger = Ledger()
         ledger.malformed.update(dict.fromkeys(decode.REASONS, 0))
+        ledger.lost.update(dict.fromkeys(LOST_REASONS, 0))
         ledger.evictions.update({"tasks": 0})
         self.workers = Workers(timeout=worker_timeout, purge=purge)
         self.totals = Totals(labels=labels, ledger=ledger)
@@ -65,7 +68,14 @@ class Fleet:
         )
         self.early = Early()
         tasks = self.tasks
-        self._task_folds: dict[type[decode.Event], Callable[..., tuple[str, str] | None]] = {
+        self._folds: dict[type[decode.AnyEvent | decode.OtherEvent], Callable[[Any, Now], object]] = {
+            decode.Snapshot: self.processes.fold,
+            decode.WorkerOnline: self._fold_beat,
+            decode.WorkerHeartbeat: self._fold_beat,
+            decode.WorkerOffline: lambda event, now: self._known(self.workers.left(event.hostname, now)),
+            decode.TaskSent: self._fold_sent,
+        }
+        self._task_folds: dict[type[decode.TaskEvent], Callable[[Any], tuple[str, str] | None]] = {
             decode.TaskReceived: tasks.received,
             decode.TaskStarted: tasks.started,
             decode.TaskSucceeded: tasks.succeeded,
@@ -74,27 +84,20 @@ class Fleet:
             decode.TaskRevoked: tasks.revoked,
             decode.TaskRejected: tasks.rejected,
         }
+        self._folds |= dict.fromkeys(self._task_folds, self._fold_worked)
 
     def fold(self, event: decode.AnyEvent | decode.OtherEvent, now: Now) -> None:
         """Takes in one event."""
-        self.ledger.events[event.kind] += 1
-        self.ledger.last_event = now.wall
-        if isinstance(event, decode.OtherEvent):
+        ledger = self.ledger
+        ledger.events[event.kind] += 1
+        ledger.last_event = now.wall
+        fold = self._folds.get(type(event))
+        if fold is None or isinstance(event, decode.OtherEvent):
             return
-        self.ledger.lag = max(now.wall - event.timestamp, 0.0)
-        event.hostname = cut(event.hostname)
-        if isinstance(event, decode.Snapshot):
-            self.processes.fold(event, now)
-        elif isinstance(event, decode.TaskSent):
-            self._fold_sent(event, now)
-        elif not isinstance(event, decode.TaskEvent):
-            self._fold_worker(event, now)
-        elif self._known(self.workers.worked(event.hostname, now)):
-            if self.tasks.awaits_sent(event):
-                self.early.hold(event, now)
-                self._fold_due(now)
-            else:
-                self._fold_task(event, now)
+        ledger.lag = max(now.wall - event.timestamp, 0.0)
+        if len(event.hostname) > MAX_LENGTH:
+            event.hostname = cut(event.hostname)
+        fold(event, now)
 
     def tick(self, now: Now) -> None:
         """What time alone changes; to be called about once a second."""
@@ -110,11 +113,8 @@ class Fleet:
         for event in self.early.due(now):
             self._fold_task(event, now)
 
-    def _fold_worker(self, event: decode.AnyEvent, now: Now) -> None:
-        if isinstance(event, decode.WorkerOffline):
-            self._known(self.workers.left(event.hostname, now))
-        elif isinstance(event, (decode.WorkerOnline, decode.WorkerHeartbeat)):
-            self._known(self.workers.beat(event.hostname, event.active, now))
+    def _fold_beat(self, event: decode.WorkerOnline | decode.WorkerHeartbeat, now: Now) -> None:
+        self._known(self.workers.beat(event.hostname, event.active, now))
 
     def _fold_sent(self, event: decode.TaskSent, now: Now) -> None:
         if self._known(self.workers.seen(event.hostname, now)):
@@ -122,10 +122,21 @@ class Fleet:
         for early in self.early.release(event.uuid):
             self._fold_task(early, now)
 
+    def _fold_worked(self, event: decode.TaskEvent, now: Now) -> None:
+        if not self._known(self.workers.worked(event.hostname, now)):
+            return
+        if self.tasks.awaits_sent(event):
+            self.early.hold(event, now)
+            self._fold_due(now)
+        else:
+            self._fold_task(event, now)
+
     def _fold_task(self, event: decode.TaskEvent, now: Now) -> None:
         about = self._task_folds[type(event)](event)
+        if about is None:
+            return
         host = self.workers.hosts.get(event.hostname)
-        if about is not None and host is not None and isinstance(event, (decode.TaskFailed, decode.TaskRetried)):
+        if host is not None and isinstance(event, (decode.TaskFailed, decode.TaskRetried)):
             self.conflicts.note(event, *about, host.first_seen, now)
 
     def _known(self, host: Host | None) -> bool:

@@ -24,6 +24,7 @@ class Ledger:
     Attributes:
         events: events folded, by type.
         malformed: events that could not be read, by reason.
+        lost: events that are known to be lost, by reason.
         evictions: entries that a full table gave up, by table.
         dropped: facts that were not counted because their family was full, by family.
         snapshots, gaps, duplicates: node snapshots folded, missing, and times that two nodes had one name.
@@ -33,6 +34,7 @@ class Ledger:
 
     events: Counter[str] = field(default_factory=Counter)
     malformed: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
     evictions: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     snapshots: int = 0

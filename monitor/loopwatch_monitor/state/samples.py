@@ -110,6 +110,7 @@ class Samples:
         return {
             catalogue.MONITOR_EVENTS: lambda now: _by(ledger.events),
             catalogue.MONITOR_EVENTS_MALFORMED: lambda now: _by(ledger.malformed),
+            catalogue.MONITOR_EVENTS_LOST: lambda now: _by(ledger.lost),
             catalogue.MONITOR_LAG: lambda now: [((), ledger.lag)],
             catalogue.MONITOR_LAST_EVENT: lambda now: [((), ledger.last_event)],
             catalogue.MONITOR_EVICTIONS: lambda now: _by(ledger.evictions),

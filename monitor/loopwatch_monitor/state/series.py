@@ -105,7 +105,7 @@ class TaskSeries:
 
     def count(self, metric: Metric, name: str, hostname: str, queue: str) -> Row | None:
         """Adds one to a counter; the row, or ``None`` when there is no room for it."""
-        row = self._row(metric, name, hostname, queue)
+        row = self._rows.get((name, hostname, queue)) or self._row(metric, name, hostname, queue)
         if row is not None:
             row.counts[_SLOTS[metric]] += 1
         return row

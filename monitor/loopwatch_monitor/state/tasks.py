@@ -23,7 +23,7 @@ from loopwatch_monitor.intake.decode import (
     TaskStarted,
     TaskSucceeded,
 )
-from loopwatch_monitor.state.labels import cut
+from loopwatch_monitor.state.labels import MAX_LENGTH, cut
 from loopwatch_monitor.state.ledger import Ledger
 from loopwatch_monitor.state.series import UNKNOWN, Row, TaskSeries, exception_class
 
@@ -82,7 +82,8 @@ class Tasks:
     def awaits_sent(self, event: TaskEvent) -> bool:
         """Whether an event should wait for its task's `task-sent`: not where nobody sends these events and the queue
         is known without them."""
-        if self._tasks.get(event.uuid, _NEVER_SEEN).sent:
+        task = self._tasks.get(event.uuid)
+        if task is not None and task.sent:
             return False
         return bool(self._ledger.events[TaskSent.kind]) or not self._queue_of_worker(event.hostname)
 
@@ -141,15 +142,16 @@ class Tasks:
                 self._ledger.evictions["tasks"] += 1
             task = self._tasks[uuid] = Task()
         if name:
-            task.name = cut(name)
+            task.name = name if len(name) <= MAX_LENGTH else cut(name)
         return task
 
     def _forget(self, uuid: str) -> Task:
         return self._tasks.pop(uuid, _NEVER_SEEN)
 
     def _count(self, metric: Metric, task: Task, hostname: str) -> Row | None:
-        name, queue = self._about(task, hostname)
-        return self._series.count(metric, name, hostname, queue)
+        # `_about`, without the call: this is done for every event.
+        queue = self._queue_of_worker(hostname) or task.queue or UNKNOWN
+        return self._series.count(metric, task.name or UNKNOWN, hostname, queue)
 
     def _about(self, task: Task, hostname: str) -> tuple[str, str]:
         """Name and queue. What a worker says of its only queue is surer than where the task was sent to."""

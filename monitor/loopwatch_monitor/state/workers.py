@@ -56,9 +56,13 @@ class Workers:
     def worked(self, hostname: str, now: Now) -> Host | None:
         """A sign of life that only a worker gives. One that has said goodbye may still have batched events under way:
         only a heartbeat (`beat`) brings it back."""
-        host = self.seen(hostname, now)
-        if host is not None and not host.worker:
+        host = self.hosts.get(hostname)
+        if host is None or not host.worker:
+            host = self.seen(hostname, now)
+            if host is None:
+                return None
             host.worker = host.up = True
+        host.last_seen = now.monotonic
         return host
 
     def beat(self, hostname: str, active: int | None, now: Now) -> Host | None:

@@ -15,43 +15,9 @@ from hypothesis import strategies as st
 from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot
 from loopwatch_monitor.intake import decode as events
 from loopwatch_monitor.intake.decode import REASONS, accepts, decode
+from tests.unit.monitor.poison import GOOD, POISON
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[2] / "data" / "celery-events.json").read_text())
-GOOD = {"type": "task-started", "hostname": "w@h", "timestamp": 1.5, "uuid": "1", "clock": 1, "pid": 2, "utcoffset": 0}
-
-
-def without(field: str) -> dict[str, Any]:
-    return {name: value for name, value in GOOD.items() if name != field}
-
-
-POISON = {
-    "no uuid": (json.dumps(without("uuid")), "field"),
-    "no hostname": (json.dumps(without("hostname")), "field"),
-    "no timestamp": (json.dumps(without("timestamp")), "field"),
-    "no type": (json.dumps(without("type")), "type"),
-    "empty type": (json.dumps(GOOD | {"type": ""}), "type"),
-    "type is a number": (json.dumps(GOOD | {"type": 5}), "type"),
-    "42": ("42", "shape"),
-    "null": ("null", "shape"),
-    "a string": ('"task-started"', "shape"),
-    "a list in a list": ("[[]]", "shape"),
-    "a string for a number": (json.dumps(GOOD | {"timestamp": "1.5"}), "field"),
-    "a number for a string": (json.dumps(GOOD | {"uuid": 42}), "field"),
-    "an object for a string": (json.dumps(GOOD | {"hostname": {}}), "field"),
-    "empty hostname": (json.dumps(GOOD | {"hostname": ""}), "field"),
-    "a uuid of 5 MB": (json.dumps(GOOD | {"uuid": "u" * 5_000_000}), "field"),
-    "NaN": (json.dumps(GOOD | {"timestamp": float("nan")}), "field"),
-    "a number that no float holds": (json.dumps(GOOD).replace("1.5", "1e999"), "field"),
-    "an integer of 5,000 digits": (json.dumps(GOOD).replace("1.5", "9" * 5_000), "field"),
-    "a snapshot without its fields": (json.dumps(GOOD | {"type": EVENT_TYPE}), "field"),
-    "a snapshot with a string for a count": (
-        json.dumps(
-            NodeSnapshot("b", 1, 5.0, NodeInfo(), {}, {}).to_fields()
-            | {"type": EVENT_TYPE, "hostname": "w@h", "timestamp": 1.0, "counters": {"loops": [[[], "7"]]}}
-        ),
-        "field",
-    ),
-}
 
 
 @pytest.mark.parametrize(("body", "reason"), POISON.values(), ids=POISON.keys())

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot, Table, Value
 from loopwatch_monitor.hub import Hub
+from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.render import Renderer
@@ -35,8 +37,14 @@ def event(kind: str, **fields: object) -> dict[str, object]:
     return {"type": kind, "hostname": "w@h", "timestamp": 1.0, "utcoffset": 0, "pid": 1, "clock": 1} | fields
 
 
+def batch(body: bytes, content_type: str = "application/json") -> Batch:
+    found = Batch()
+    found.add(body, content_type)
+    return found
+
+
 def receive(hub: Hub, *events: dict[str, object]) -> None:
-    hub.receive(json.dumps(events).encode(), "application/json")
+    hub.receive(batch(json.dumps(events).encode()))
 
 
 def a_snapshot() -> dict[str, object]:
@@ -261,7 +269,7 @@ def test_any_label_values_come_back(values: list[str]) -> None:
 
 def test_a_lone_surrogate_does_not_cost_the_page() -> None:
     hub = a_hub()
-    hub.receive(json.dumps(event("task-sent", uuid="1", name="\ud800", queue="q")).encode(), "application/json")
+    receive(hub, event("task-sent", uuid="1", name="\ud800", queue="q"))
     assert b'name="?"' in hub.page()
 
 
@@ -282,10 +290,16 @@ def test_a_flood_grows_no_table_past_its_bound(make: Callable[[int], dict[str, o
             assert entries <= found["loopwatch_monitor_table_limit", labels]
 
 
-def test_a_refused_content_type_is_counted() -> None:
+def test_what_an_intake_left_out_is_counted() -> None:
     hub = a_hub()
-    hub.receive(b"\x80\x04.", "application/x-python-serialize")
-    hub.refuse("envelope")
-    malformed = {dict(labels)["reason"]: value for (name, labels), value in samples(hub.page()).items()
-                 if name == "loopwatch_monitor_events_malformed_total"}  # fmt: skip
+    hub.receive(batch(b"\x80\x04.", "application/x-python-serialize"))
+    hub.receive(Batch(malformed=Counter(envelope=1), lost=Counter(buffer_full=2)))
+    found = samples(hub.page())
+
+    def counts(name: str) -> dict[str, float]:
+        return {dict(labels)["reason"]: value for (family, labels), value in found.items() if family == name}
+
+    malformed = counts("loopwatch_monitor_events_malformed_total")
     assert {reason for reason, count in malformed.items() if count} == {"content_type", "envelope"}
+    # Born at 0.
+    assert counts("loopwatch_monitor_events_lost_total") == {"buffer_full": 2, "disconnected": 0}

@@ -1,0 +1,107 @@
+"""Events from Redis: a subscription on a socket of our own, drained greedily.
+
+Redis keeps what a subscriber has not read (8 MB for a minute, 32 MB at most), and then throws all of it away together
+with the subscription. So reading comes before everything else: one thread reads what there is, decodes for a moment,
+and reads again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import hiredis
+
+from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.redis_address import parse_address
+from loopwatch_monitor.intake.redis_backlog import Backlog
+from loopwatch_monitor.intake.redis_link import Link, connect
+from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.intake.thread import Intake
+from loopwatch_monitor.intake.urls import masked, passwords
+
+__all__ = ["RedisIntake"]
+
+BUFFER_BYTES = 256 * 1024 * 1024
+WAIT_SECONDS = 0.25
+MUCH_BYTES = 64 * 1024
+SLICE_SECONDS = 0.002
+"""How long is decoded before the socket is asked again. Redis sends about a megabyte in it, at its very fastest."""
+
+
+class RedisIntake(Intake):
+    """Consumes events from Redis.
+
+    Args:
+        url: the broker's URL, as `loopwatch_monitor.intake.redis_address` says; what it cannot read is a `ValueError`.
+        sink: called in the thread with what was read; must not raise.
+        status: kept true to the state of the connection.
+        exchange: Celery's ``event_exchange``.
+        options: kombu's transport options.
+        ssl_options: ``ssl_cert_reqs`` and the like, over those of the URL.
+        buffer_bytes: what is kept at most when events come faster than they can be taken in.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        sink: Callable[[Batch], None],
+        status: BrokerStatus,
+        exchange: str = "celeryev",
+        options: Mapping[str, Any] | None = None,
+        ssl_options: Mapping[str, Any] | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        super().__init__(sink=sink, status=status)
+        self._url = url
+        self._address = parse_address(url, exchange=exchange, options=options, ssl_options=ssl_options)
+        self._backlog = Backlog(buffer_bytes)
+        status.buffer_limit = buffer_bytes
+
+    def _try(self) -> None:
+        connect(self._address).close()
+
+    def _consume(self) -> None:
+        link = connect(self._address)
+        try:
+            self._backlog.begin(link.reader)
+            self._connected()
+            while not self._stopping.is_set():
+                self._read(link)
+                self._decode(SLICE_SECONDS)
+        finally:
+            link.close()
+
+    def _read(self, link: Link) -> None:
+        """Takes in what there is. While there is much, there is more to come."""
+        backlog = self._backlog
+        size = link.read_into(backlog.room(), 0 if backlog else WAIT_SECONDS)
+        backlog.filled(size)
+        while size >= MUCH_BYTES and backlog.size < backlog.limit:
+            size = link.read_into(backlog.room(), 0)
+            backlog.filled(size)
+
+    def _decode(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self._backlog and time.monotonic() < end:
+            self._sink(self._backlog.batch())
+        self._status.buffered = self._backlog.size
+        error, self._backlog.error = self._backlog.error, None
+        if error is not None:
+            raise error
+
+    def _rest(self, seconds: float) -> None:
+        """What was read before the connection was lost is still good."""
+        end = time.monotonic() + seconds
+        with suppress(hiredis.ProtocolError):
+            self._decode(seconds)
+        super()._rest(max(end - time.monotonic(), 0.0))
+
+    def _masked(self) -> str:
+        return masked(self._url)
+
+    def _secrets(self) -> list[str]:
+        return [*passwords(self._url), *(end.password for end in self._address.endpoints if end.password)]

@@ -1,0 +1,113 @@
+"""A thread that keeps a connection to the broker and hands on what comes from it, for ever.
+
+A connection that is lost is made anew with backoff and jitter. What differs from broker to broker is how to connect
+and how to consume: `loopwatch_monitor.intake.redis` and `loopwatch_monitor.intake.kombu`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import structlog
+
+from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+
+__all__ = ["ASK_SECONDS", "CONNECT_TIMEOUT", "Intake"]
+
+logger = structlog.get_logger("loopwatch_monitor")
+
+CONNECT_TIMEOUT = 5
+ASK_SECONDS = 5.0
+"""How often a broker is asked whether it is still there: one may fall silent without closing its connection."""
+BACKOFF_SECONDS = (0.5, 15.0)
+"""The first and the longest pause between two attempts to connect."""
+
+
+class Intake(ABC):
+    """Consumes events in a thread.
+
+    Args:
+        sink: called in the thread with what was read; must not raise.
+        status: kept true to the state of the connection.
+    """
+
+    def __init__(self, *, sink: Callable[[Batch], None], status: BrokerStatus) -> None:
+        self._sink = sink
+        self._status = status
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="loopwatch-intake", daemon=True)
+
+    def probe(self) -> None:
+        """Connects once and lets go; raises `BrokerUnreachableError`."""
+        try:
+            self._try()
+        except Exception as error:  # noqa: BLE001  # any of a dozen libraries' errors says the same
+            raise BrokerUnreachableError(f"{self._masked()}: {self._reason(error)}") from None
+
+    def start(self) -> None:
+        """Begins to consume."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; one that hangs in the broker's socket is left to die with the process."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(2.0)
+
+    @abstractmethod
+    def _try(self) -> None:
+        """Connects once and lets go; raises what went wrong."""
+
+    @abstractmethod
+    def _consume(self) -> None:
+        """Connects, and consumes until ``_stopping`` is set; raises when the connection cannot be made or is lost."""
+
+    @abstractmethod
+    def _masked(self) -> str:
+        """The broker's address without its password."""
+
+    @abstractmethod
+    def _secrets(self) -> list[str]:
+        """What must not be shown."""
+
+    def _rest(self, seconds: float) -> None:
+        """Passes the time until the next attempt to connect."""
+        self._stopping.wait(seconds)
+
+    def _connected(self) -> None:
+        self._status.connected()
+        logger.info("broker_connected", broker=self._masked())
+
+    def _run(self) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                self._consume()
+            except Exception as error:  # noqa: BLE001  # whatever it is, the cure is the same: try again, for ever
+                attempt = 0 if self._status.up else attempt + 1
+                pause = _backoff(attempt)
+                logger.warning(
+                    "broker_lost" if self._status.up else "broker_unreachable",
+                    broker=self._masked(),
+                    error=self._reason(error),
+                    retry_in_seconds=round(pause, 2),
+                )
+                self._status.disconnected()
+                self._rest(pause)
+
+    def _reason(self, error: BaseException) -> str:
+        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        for secret in self._secrets():
+            text = text.replace(secret, "**")
+        return text
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds until the next attempt; jittered, so that many monitors do not come back at one moment."""
+    first, longest = BACKOFF_SECONDS
+    pause: float = min(longest, first * 2 ** min(attempt, 10))
+    return pause * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
