@@ -1,4 +1,5 @@
-"""From a pool child to its parent: snapshots over a socket pair that is made before the pool forks.
+"""From a pool child to its parent: snapshots over a socket pair that is made before the pool forks (a child that was
+spawned, not forked, comes by the parent's `Door`).
 
 The child (`Writer`) never waits: a datagram for which there is no room is dropped and counted, and as every snapshot
 is cumulative, the next one makes up for it. Only the last one, at the child's exit, waits a little for room.
@@ -15,9 +16,11 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from loopwatch.telemetry import catalogue, wire
+from loopwatch.telemetry.door import Door
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import Assembler, ChildSnapshot, Table
 
@@ -199,6 +202,7 @@ class Channel:
         self._lock = threading.Lock()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._door: Door | None = None
 
     def in_parent(self) -> bool:
         """Whether this is the process that made it."""
@@ -208,6 +212,12 @@ class Channel:
         """In a forked child: its end. The other one is the parent's alone."""
         self._reader.close()
         return Writer(self._writer, slot)
+
+    def open_door(self) -> str:
+        """Lets children in that inherit no socket; the address that they need. Before `start`."""
+        if self._door is None:
+            self._door = Door()
+        return self._door.address
 
     def start(self) -> None:
         """Starts the reading thread."""
@@ -233,22 +243,33 @@ class Channel:
         with self._lock:
             self._reader.close()
             self._writer.close()
+            if self._door is not None:
+                self._door.close()
 
     def _read(self) -> None:
         poll = select.poll()  # not select(), which refuses descriptors above 1023
         poll.register(self._reader, select.POLLIN)
+        if self._door is not None:
+            poll.register(self._door, select.POLLIN)
         while not self._closing:
             poll.poll()
             with self._lock:
                 self._drain()
 
     def _drain(self) -> None:
+        self._empty(lambda size: self._reader.recv(size, socket.MSG_DONTWAIT))
+        if self._door is not None:
+            self._empty(self._door.receive)
+
+    def _empty(self, receive: Callable[[int], bytes | None]) -> None:
         while not self._closing:
             try:
-                datagram = self._reader.recv(2 * wire.MAX_DATAGRAM, socket.MSG_DONTWAIT)
+                datagram = receive(2 * wire.MAX_DATAGRAM)
             except (BlockingIOError, InterruptedError):
                 return
-            if datagram:
+            if datagram is None:
+                STATS.count(catalogue.TELEMETRY_DROPPED, ("foreign",))
+            elif datagram:
                 self._take(datagram)
 
     def _take(self, datagram: bytes) -> None:

@@ -130,15 +130,29 @@ def test_what_a_process_does_at_its_end_is_counted(
     assert listener.sum(running.node, catalogue.ENGINES_DISPOSED, "main", "process_exit") == 1
 
 
-def test_spawned_children_work_and_say_that_they_cannot_tell(
-    listener: Listener, redis_url: str, tmp_path: Path
-) -> None:
-    """They inherit no socket. The worker itself still reports."""
+def test_spawned_children_report_as_forked_ones_do(listener: Listener, redis_url: str, tmp_path: Path) -> None:
+    """They inherit no socket, unpickle another application, and were not told of ``-Q``."""
     environment = {"REDIS_URL": redis_url, "START_METHOD": "spawn"}
-    with worker("w", tmp_path / "log", environment, "-c", "1") as running:
-        assert _send(listener, "notify").get(timeout=DEADLINE) != running.process.pid
-        wait_until(lambda: running.node in listener.snapshots)
-        assert "spawned rather than forked" in running.log
+    options = ("-c", "2", "--max-tasks-per-child=2", "-Q", "logs,content")
+    with worker("w", tmp_path / "log", environment, *options) as running:
+        sent = [_send(listener, "notify", queue="logs") for _ in range(6)]
+        pids = {result.get(timeout=DEADLINE) for result in sent}
+        assert running.process.pid not in pids
+        assert len(pids) >= 3
+        with pytest.raises(WorkerLostError):
+            _send(listener, "count_then_die", queue="content").get(timeout=DEADLINE)
+        wait_until(
+            lambda: (
+                listener.sum(running.node, catalogue.NOTIFICATIONS, "logs", "notify") == 6
+                and listener.sum(running.node, catalogue.NOTIFICATIONS, "content", "dying") == 1
+            ),
+            lambda: (running.log, listener.snapshots),
+        )
+        wait_until(lambda: set(listener.snapshots[running.node]["gauges"]) == {"0", "1"}, lambda: listener.snapshots)
+    last = wait_until(lambda: listener.snapshots[running.node]["stopping"] and listener.snapshots[running.node])
+    assert listener.sum(running.node, catalogue.NOTIFICATIONS) == 7
+    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0
+    assert last["info"]["queues"] == ["content", "logs"]
 
 
 def test_a_worker_that_is_killed_says_nothing_more(listener: Listener, redis_url: str, tmp_path: Path) -> None:
