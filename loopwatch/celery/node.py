@@ -27,7 +27,7 @@ class Node:
         self._started = False
         self.channel = Channel()
         if is_spawning(worker):
-            invite(self.channel, queues.consumed())
+            invite(self.channel, list(worker.app.amqp.queues.consume_from))
         self._reporter = Reporter(
             EventPublisher(worker.app, worker.hostname),
             interval=interval,

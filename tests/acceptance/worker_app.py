@@ -16,9 +16,11 @@ from sqlalchemy import text
 
 import loopwatch
 
-app = Celery(
-    "worker_app", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"], task_cls=loopwatch.AsyncTask
-)
+REDIS = os.environ["REDIS_URL"]
+RABBITMQ = os.environ.get("RABBITMQ_URL", "")
+QUORUM = {"x-queue-type": "quorum"}
+
+app = Celery("worker_app", broker=RABBITMQ or REDIS, backend=REDIS, task_cls=loopwatch.AsyncTask)
 app.conf.update(
     broker_connection_retry_on_startup=True,
     task_queues=[
@@ -29,6 +31,13 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_pool_start_method=os.environ.get("START_METHOD", "fork"),
 )
+if RABBITMQ:
+    app.conf.task_queues += [
+        Queue("broadcast", Exchange("everybody", type="fanout"), "broadcast"),
+        Queue("priorities", Exchange("priorities"), "rk.priorities", queue_arguments={"x-max-priority": 5}),
+        Queue("quorum", Exchange("quorums", type="topic"), "default", queue_arguments=QUORUM),
+        Queue("audits", Exchange("quorums", type="topic"), "audit.*", queue_arguments=QUORUM),
+    ]
 loopwatch.instrument(app, interval=0.5, release="1.2.3")
 engine = (
     loopwatch.create_async_engine(os.environ["DATABASE_URL"], name="main") if os.environ.get("DATABASE_URL") else None
