@@ -35,7 +35,9 @@ class EventPublisher:
     def __init__(self, app: Celery[Any], hostname: str) -> None:
         self._app = app
         self._hostname = hostname
+        self._driver = ""
         self._connection: Any = None
+        self._beneath: Any = None
         self._dispatcher: Any = None
 
     def publish(self, type: str, fields: dict[str, Any]) -> None:
@@ -43,24 +45,42 @@ class EventPublisher:
         try:
             if self._dispatcher is None:
                 self._connect()
+            self._read()
             # The dispatcher's own buffer grows with every event while the broker is down: it must raise instead.
             self._dispatcher.send(type, **fields)
         except Exception:
             self._drop()
             raise
 
+    def _read(self) -> None:
+        """Takes in what an AMQP broker sent; raises when it has closed the connection.
+
+        An event that is written to such a connection is lost, and the error comes with the one after it.
+        """
+        if self._driver == "amqp":
+            with suppress(TimeoutError):
+                while True:
+                    self._connection.drain_events(timeout=0)
+
     def _connect(self) -> None:
-        options = _TIMEOUTS.get(self._app.connection_for_write().transport.driver_type, {})
+        self._driver = self._app.connection_for_write().transport.driver_type
+        options = _TIMEOUTS.get(self._driver, {})
         self._connection = self._app.connection_for_write(connect_timeout=SOCKET_TIMEOUT, transport_options=options)
         # Connected here, and given a channel: by itself a dispatcher would try for ever, and sleep between.
         self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        self._beneath = self._connection.connection
         self._dispatcher = self._app.events.Dispatcher(
             channel=self._connection.channel(), hostname=self._hostname, buffer_while_offline=False
         )
 
     def _drop(self) -> None:
-        # Neither is closed in the broker's own way, which waits for an answer; the sockets are.
-        connection, self._connection, self._dispatcher = self._connection, None, None
+        # Neither is closed in the broker's own way, which waits for an answer; the sockets are. An AMQP connection does
+        # so by a method that kombu does not call: it would say goodbye, and leave the socket open when none answers.
+        connection, beneath = self._connection, self._beneath
+        self._connection = self._beneath = self._dispatcher = None
+        if hasattr(beneath, "collect"):
+            with suppress(Exception):
+                beneath.collect()
         if connection is not None:
             with suppress(Exception):
                 connection.collect(socket.getdefaulttimeout())

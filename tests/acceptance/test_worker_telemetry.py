@@ -118,7 +118,7 @@ def test_facts_are_counted_for_the_queue_of_the_task_on_rabbitmq(
 ) -> None:
     routes = ROUTES if consumed == "all" else [route for route in ROUTES if route[0] in ("logs", "quorum", "audits")]
     options = [] if consumed == "all" else ["-Q", "logs,quorum,audits"]
-    environment = {"RABBITMQ_URL": rabbitmq_url, "REDIS_URL": redis_url}
+    environment = {"RABBITMQ_URL": rabbitmq_url, "REDIS_URL": redis_url, "MORE_QUEUES": "1"}
     with Listener(rabbitmq_url, results=redis_url) as listener:
         # A sender has to know of a quorum queue, or it delays nothing.
         listener.app.conf.task_queues = [Queue("quorum", queue_arguments={"x-queue-type": "quorum"})]

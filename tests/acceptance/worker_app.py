@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -31,7 +32,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_pool_start_method=os.environ.get("START_METHOD", "fork"),
 )
-if RABBITMQ:
+if os.environ.get("MORE_QUEUES"):
     app.conf.task_queues += [
         Queue("broadcast", Exchange("everybody", type="fanout"), "broadcast"),
         Queue("priorities", Exchange("priorities"), "rk.priorities", queue_arguments={"x-max-priority": 5}),
@@ -57,6 +58,12 @@ def notify(operation: str = "notify") -> int:
     """Counts one notification; answers with the pid of the process that did."""
     loopwatch.run_async(_notify(operation))
     return os.getpid()
+
+
+@app.task
+def threads() -> list[str]:
+    """The names of this process's threads."""
+    return [thread.name for thread in threading.enumerate()]
 
 
 @app.task(bind=True)
