@@ -49,7 +49,7 @@ class EventPublisher:
             # The dispatcher's own buffer grows with every event while the broker is down: it must raise instead.
             self._dispatcher.send(type, **fields)
         except Exception:
-            self._drop()
+            self.close()
             raise
 
     def _read(self) -> None:
@@ -73,7 +73,8 @@ class EventPublisher:
             channel=self._connection.channel(), hostname=self._hostname, buffer_while_offline=False
         )
 
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Closes the connection's sockets; the next event opens another one."""
         # Neither is closed in the broker's own way, which waits for an answer; the sockets are. An AMQP connection does
         # so by a method that kombu does not call: it would say goodbye, and leave the socket open when none answers.
         connection, beneath = self._connection, self._beneath

@@ -24,7 +24,7 @@ from loopwatch.telemetry.door import Door
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import Assembler, ChildSnapshot, Table
 
-__all__ = ["Channel", "Children", "Writer", "forget_unused_pools", "merge_gauges", "own_snapshot"]
+__all__ = ["Channel", "Children", "Writer", "forget_unused_pools", "gather_gauges", "merge_gauges", "own_snapshot"]
 
 INTERVAL = 1.0
 """Seconds between two snapshots of a child: what it counted since is lost when it is killed."""
@@ -34,6 +34,9 @@ SPACING = 0.1
 
 EXIT_WAIT = 0.2
 """Seconds that the last snapshot waits for room."""
+
+MAX_DEAD_SERIES = 2000
+"""Label sets that are kept of dead children: twice what one process may have. Recycled ones bring new ones for ever."""
 
 Key = tuple[int, str]
 
@@ -120,6 +123,7 @@ class Children:
         self._live: dict[Key, ChildSnapshot] = {}
         self._assemblers: dict[Key, Assembler] = {}
         self._dead: Table = {}
+        self._dead_series = 0
 
     def add(self, datagram: bytes) -> None:
         """Takes one datagram; raises `ValueError` when it is malformed."""
@@ -136,12 +140,26 @@ class Children:
         """The pids of the children that are not known to be dead."""
         return {pid for pid, _ in self._assemblers}
 
-    def bury(self, pids: set[int]) -> None:
-        """Folds the sums of dead children and drops their gauges."""
+    def bury(self, pids: set[int]) -> int:
+        """Folds the sums of dead children and drops their gauges; how many label sets found no room."""
+        lost = 0
         for key in [key for key in self._assemblers if key[0] in pids]:
             del self._assemblers[key]
             if snapshot := self._live.pop(key, None):
-                wire.add_tables(self._dead, snapshot.counters)
+                lost += self._fold(snapshot.counters)
+        return lost
+
+    def _fold(self, counters: Table) -> int:
+        lost = 0
+        for family, rows in counters.items():
+            known = self._dead.setdefault(family, {})
+            new = [labels for labels in rows if labels not in known]
+            for labels in new[max(MAX_DEAD_SERIES - self._dead_series, 0) :]:
+                del rows[labels]
+                lost += 1
+            self._dead_series += sum(labels in rows for labels in new)
+        wire.add_tables(self._dead, counters)
+        return lost
 
     def counters(self) -> Table:
         """The sums of all children ever."""
@@ -169,6 +187,17 @@ def merge_gauges(into: Table, table: Table) -> None:
                 target[labels] = max(known, value)
             else:
                 target[labels] = wire.add_value(known, value)
+
+
+def gather_gauges(gauges: dict[int, Table], slot: int) -> None:
+    """Moves what is not told by slot to one slot, merged as readers would merge it: said once, not once a child."""
+    gathered: Table = {}
+    for table in gauges.values():
+        for family in list(table):
+            metric = catalogue.by_wire_name(family)
+            if metric is not None and "slot" not in metric.labels:
+                merge_gauges(gathered, {family: table.pop(family)})
+    merge_gauges(gauges.setdefault(slot, {}), gathered)
 
 
 def forget_unused_pools(gauges: Table) -> None:
@@ -230,7 +259,8 @@ class Channel:
             self._drain()
             dead = {pid for pid in self._children.pids() if not _exists(pid)}
             self._drain()  # again: what they sent between the two, before they died
-            self._children.bury(dead)
+            if lost := self._children.bury(dead):
+                STATS.count(catalogue.TELEMETRY_DROPPED, ("series_limit",), lost)
             return self._children.counters(), self._children.gauges()
 
     def close(self) -> None:

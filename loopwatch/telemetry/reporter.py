@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from loopwatch._version import __version__
 from loopwatch.errors import ConfigurationError
 from loopwatch.telemetry import catalogue, wire
-from loopwatch.telemetry.channel import forget_unused_pools, merge_gauges, own_snapshot
+from loopwatch.telemetry.channel import forget_unused_pools, gather_gauges, merge_gauges, own_snapshot
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import NodeInfo, NodeSnapshot, Table
 
@@ -42,6 +42,9 @@ class Publisher(Protocol):
 
     def publish(self, type: str, fields: dict[str, Any]) -> None:
         """Sends one event or raises; never blocks for longer than its sockets' timeouts."""
+
+    def close(self) -> None:
+        """Closes its sockets, without a goodbye that somebody would have to answer."""
 
 
 class Reporter:
@@ -93,6 +96,7 @@ class Reporter:
             forget_unused_pools(own.gauges)
         # Merged: the parent of a pool has no index of its own and shares slot 0.
         merge_gauges(gauges.setdefault(self._slot, {}), own.gauges)
+        gather_gauges(gauges, self._slot)
         return NodeSnapshot(self._boot, self._seq, self._interval, self._info(), counters, gauges, stopping)
 
     def _run(self) -> None:
@@ -102,6 +106,7 @@ class Reporter:
             self._publish()
             due = max(due + self._interval, time.monotonic())
         self._publish(stopping=True)
+        self._publisher.close()
 
     def _publish(self, *, stopping: bool = False) -> None:
         try:

@@ -32,6 +32,10 @@ MAX_SERIES = 1000
 """Label sets a process keeps in all; one more is counted in ``loopwatch_telemetry_dropped_total``."""
 
 
+MAX_LABEL = 500
+"""Characters of a label: a longer one could make a datagram that no reader takes. It counts as a series too many."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskContext:
     """For whom a fact is counted. Outside any task both are empty, which Prometheus reads as "no such label"."""
@@ -135,7 +139,8 @@ class Stats:
         if rows is None:
             rows = self._counters[metric] = {}
         if labels not in rows:
-            if self._series >= MAX_SERIES and metric is not catalogue.TELEMETRY_DROPPED:
+            full = self._series >= MAX_SERIES or any(len(label) > MAX_LABEL for label in labels)
+            if full and metric is not catalogue.TELEMETRY_DROPPED:
                 self.count(catalogue.TELEMETRY_DROPPED, ("series_limit",))
                 return None
             self._series += 1

@@ -135,6 +135,7 @@ def test_facts_are_counted_for_the_queue_of_the_task_on_rabbitmq(
                 ),
                 lambda: listener.snapshots,
             )
+        wait_until(lambda: listener.snapshots[running.node]["stopping"])
         rows = listener.snapshots[running.node]["counters"][catalogue.NOTIFICATIONS.wire_name]
         assert {own[0] for own, _ in rows} == set(expected)
 

@@ -75,7 +75,7 @@ def test_a_closed_connection_is_noticed_before_an_event_is_lost_on_it(broker: Ra
     with pytest.raises(OSError):  # noqa: PT011  # amqp's kinds of it
         publisher.publish("loopwatch-snapshot", {})
     publisher.publish("loopwatch-snapshot", {})
-    publisher._drop()
+    publisher.close()
 
 
 def test_a_broker_that_hangs_holds_nobody_up_and_nothing_is_left(broker: RabbitMQ, app: Celery[Any]) -> None:
