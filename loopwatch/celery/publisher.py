@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import celery
@@ -35,8 +36,8 @@ class EventPublisher:
     def __init__(self, app: Celery[Any], hostname: str) -> None:
         self._app = app
         self._hostname = hostname
-        self._driver = ""
         self._connection: Any = None
+        self._transport: Any = None
         self._beneath: Any = None
         self._dispatcher: Any = None
 
@@ -57,15 +58,15 @@ class EventPublisher:
 
         An event that is written to such a connection is lost, and the error comes with the one after it.
         """
-        if self._driver == "amqp":
+        if self._transport.driver_type == "amqp":
             with suppress(TimeoutError):
                 while True:
                     self._connection.drain_events(timeout=0)
 
     def _connect(self) -> None:
-        self._driver = self._app.connection_for_write().transport.driver_type
-        options = _TIMEOUTS.get(self._driver, {})
-        self._connection = self._app.connection_for_write(connect_timeout=SOCKET_TIMEOUT, transport_options=options)
+        self._connection = self._app.connection_for_write(connect_timeout=SOCKET_TIMEOUT)
+        self._transport = self._connection.transport
+        self._connection.transport_options.update(_TIMEOUTS.get(self._transport.driver_type, {}))
         # Connected here, and given a channel: by itself a dispatcher would try for ever, and sleep between.
         self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
         self._beneath = self._connection.connection
@@ -75,13 +76,16 @@ class EventPublisher:
 
     def close(self) -> None:
         """Closes the connection's sockets; the next event opens another one."""
-        # Neither is closed in the broker's own way, which waits for an answer; the sockets are. An AMQP connection does
-        # so by a method that kombu does not call: it would say goodbye, and leave the socket open when none answers.
-        connection, beneath = self._connection, self._beneath
-        self._connection = self._beneath = self._dispatcher = None
-        if hasattr(beneath, "collect"):
-            with suppress(Exception):
-                beneath.collect()
-        if connection is not None:
-            with suppress(Exception):
-                connection.collect(socket.getdefaulttimeout())
+        # None is closed in the broker's own way, which waits for an answer. What kombu's `collect` leaves to the
+        # garbage collector is ended here: an AMQP socket whose broker answers no goodbye, a Redis transport's poller.
+        connection, transport, beneath = self._connection, self._transport, self._beneath
+        self._connection = self._transport = self._beneath = self._dispatcher = None
+        poller = getattr(getattr(transport, "cycle", None), "poller", None)
+        for end in (
+            getattr(beneath, "collect", None),
+            connection and partial(connection.collect, socket.getdefaulttimeout()),
+            getattr(poller, "close", None),
+        ):
+            if end is not None:
+                with suppress(Exception):
+                    end()

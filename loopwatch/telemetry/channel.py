@@ -170,8 +170,11 @@ class Children:
         return total
 
     def gauges(self) -> dict[int, Table]:
-        """Each live child's gauges, by slot."""
-        return {snapshot.slot: snapshot.gauges for snapshot in self._live.values()}
+        """The live children's gauges, by slot; one that exits and the one that takes its place may share theirs."""
+        gauges: dict[int, Table] = {}
+        for snapshot in self._live.values():
+            merge_gauges(gauges.setdefault(snapshot.slot, {}), snapshot.gauges)
+        return gauges
 
 
 def merge_gauges(into: Table, table: Table) -> None:

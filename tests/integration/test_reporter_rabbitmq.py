@@ -37,6 +37,11 @@ def _dropped() -> float:
     return STATS.value(catalogue.TELEMETRY_DROPPED, ("broker",))
 
 
+def _snapshot(listener: Listener) -> dict[str, Any]:
+    wait_until(lambda: NODE in listener.snapshots)
+    return listener.snapshots[NODE]
+
+
 def _threads() -> list[str]:
     return sorted(thread.name for thread in threading.enumerate() if thread.name == "loopwatch-reporter")
 
@@ -49,7 +54,7 @@ def test_a_broker_that_is_killed_and_comes_back(broker: RabbitMQ, app: Celery[An
     STATS.count(catalogue.NOTIFICATIONS, ("", "rabbit"), 3)
     with loopwatch.report(app, name="script", interval=0.1):
         with Listener(broker.url()) as listener:
-            first = wait_until(lambda: listener.snapshots.get(NODE))
+            first = _snapshot(listener)
             told = listener.sum(NODE, catalogue.NOTIFICATIONS, "", "rabbit")
         before, sockets = _dropped(), _sockets()
         broker.kill()
@@ -58,7 +63,7 @@ def test_a_broker_that_is_killed_and_comes_back(broker: RabbitMQ, app: Celery[An
         assert _sockets() <= sockets + 2
         broker.start()
         with Listener(broker.url()) as listener:
-            last = wait_until(lambda: listener.snapshots.get(NODE))
+            last = _snapshot(listener)
             assert listener.sum(NODE, catalogue.NOTIFICATIONS, "", "rabbit") == told + 2
             assert listener.sum(NODE, catalogue.TELEMETRY_DROPPED, "broker") >= before + 20
         assert last["boot"] == first["boot"]
@@ -93,7 +98,7 @@ def test_a_broker_that_hangs_holds_nobody_up_and_nothing_is_left(broker: RabbitM
 
 def test_a_broker_that_freezes_for_a_while_gets_the_rest_later(broker: RabbitMQ, app: Celery[Any]) -> None:
     with Listener(broker.url()) as listener, loopwatch.report(app, name="script", interval=0.1):
-        newest = wait_until(lambda: listener.snapshots.get(NODE))["seq"]
+        newest = _snapshot(listener)["seq"]
         broker.signal(signal.SIGSTOP)
         frozen = threading.Event()
         threading.Timer(3, frozen.set).start()
