@@ -120,7 +120,7 @@ def test_every_family_of_a_process_is_driven_above_0_and_shown(app: Celery[Any],
         channel.tables()
         channel.close()
 
-    @app.task(name="drive")  # type: ignore[untyped-decorator]
+    @app.task(name="drive")
     def drive() -> None:
         asyncio.run(_use(engine, seen))
         _orphan(engine, seen)
