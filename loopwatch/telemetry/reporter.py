@@ -185,7 +185,8 @@ def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> 
         release: the application's version, shown with the node.
 
     Raises:
-        ConfigurationError: the name is empty or holds ``@``, or the interval is out of range.
+        ConfigurationError: the name is empty or holds ``@``, or the interval is out of range; or this process reports
+            itself already, to whatever broker.
     """
     from loopwatch.celery.publisher import EventPublisher, celery_version
 
@@ -202,12 +203,32 @@ def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> 
     )
     slot, claim = _claim_slot(node)
     reporter = Reporter(EventPublisher(app, node), interval=interval, info=lambda: info, slot=slot)
-    with closing(claim):
+    with closing(claim), _only_one(node):
         reporter.start()
         try:
             yield
         finally:
             reporter.stop()
+
+
+_reported: dict[int, str] = {}
+"""The node that a process reports itself as, by its pid: a forked child has its own to say."""
+
+
+@contextmanager
+def _only_one(node: str) -> Iterator[None]:
+    """The numbers are the process's: told by two nodes, they would count twice."""
+    pid = os.getpid()
+    known = _reported.setdefault(pid, node)
+    if known is not node:
+        raise ConfigurationError(
+            f"report({node!r}): this process reports itself as {known!r} already, and its numbers would count twice: "
+            "call report() once, where the process begins"
+        )
+    try:
+        yield
+    finally:
+        _reported.pop(pid, None)
 
 
 def _claim_slot(node: str) -> tuple[int, socket.socket]:
