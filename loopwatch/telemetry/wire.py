@@ -56,7 +56,7 @@ Rows = list[tuple[list[str], Value]]
 def encode_table(table: Mapping[str, Mapping[Labels, Value]]) -> dict[str, Rows]:
     """A table as JSON can hold it. Seconds to the microsecond: the other digits are noise, and half of the bytes."""
     return {
-        family: [(list(labels), _rounded(value)) for labels, value in rows.items()]
+        family: [(list(labels), value if type(value) is int else _rounded(value)) for labels, value in rows.items()]
         for family, rows in table.items()
         if rows
     }
