@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import celery
@@ -38,7 +37,6 @@ class EventPublisher:
         self._hostname = hostname
         self._connection: Any = None
         self._transport: Any = None
-        self._beneath: Any = None
         self._dispatcher: Any = None
 
     def publish(self, type: str, fields: dict[str, Any]) -> None:
@@ -46,22 +44,11 @@ class EventPublisher:
         try:
             if self._dispatcher is None:
                 self._connect()
-            self._read()
             # The dispatcher's own buffer grows with every event while the broker is down: it must raise instead.
             self._dispatcher.send(type, **fields)
         except Exception:
             self.close()
             raise
-
-    def _read(self) -> None:
-        """Takes in what an AMQP broker sent; raises when it has closed the connection.
-
-        An event that is written to such a connection is lost, and the error comes with the one after it.
-        """
-        if self._transport.driver_type == "amqp":
-            with suppress(TimeoutError):
-                while True:
-                    self._connection.drain_events(timeout=0)
 
     def _connect(self) -> None:
         self._connection = self._app.connection_for_write(connect_timeout=SOCKET_TIMEOUT)
@@ -69,23 +56,20 @@ class EventPublisher:
         self._connection.transport_options.update(_TIMEOUTS.get(self._transport.driver_type, {}))
         # Connected here, and given a channel: by itself a dispatcher would try for ever, and sleep between.
         self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-        self._beneath = self._connection.connection
         self._dispatcher = self._app.events.Dispatcher(
             channel=self._connection.channel(), hostname=self._hostname, buffer_while_offline=False
         )
 
     def close(self) -> None:
         """Closes the connection's sockets; the next event opens another one."""
-        # None is closed in the broker's own way, which waits for an answer. What kombu's `collect` leaves to the
-        # garbage collector is ended here: an AMQP socket whose broker answers no goodbye, a Redis transport's poller.
-        connection, transport, beneath = self._connection, self._transport, self._beneath
-        self._connection = self._transport = self._beneath = self._dispatcher = None
+        # By `collect`, which waits for no answer but an AMQP broker's, and for that no longer than the timeout; what it
+        # leaves to the garbage collector is closed here, the poller of a Redis transport.
+        connection, transport = self._connection, self._transport
+        self._connection = self._transport = self._dispatcher = None
         poller = getattr(getattr(transport, "cycle", None), "poller", None)
-        for end in (
-            getattr(beneath, "collect", None),
-            connection and partial(connection.collect, socket.getdefaulttimeout()),
-            getattr(poller, "close", None),
-        ):
-            if end is not None:
-                with suppress(Exception):
-                    end()
+        if connection is not None:
+            with suppress(Exception):
+                connection.collect(socket.getdefaulttimeout())
+        if poller is not None:
+            with suppress(Exception):
+                poller.close()

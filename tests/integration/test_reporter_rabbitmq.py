@@ -96,6 +96,19 @@ def test_a_broker_that_hangs_holds_nobody_up_and_nothing_is_left(broker: RabbitM
         broker.signal(signal.SIGCONT)
 
 
+def test_a_connection_is_closed_although_nobody_answers(broker: RabbitMQ, app: Celery[Any]) -> None:
+    publisher = EventPublisher(app, NODE)
+    sockets = _sockets()
+    publisher.publish("loopwatch-snapshot", {})
+    assert _sockets() == sockets + 1
+    broker.signal(signal.SIGSTOP)
+    try:
+        publisher.close()
+        assert _sockets() == sockets
+    finally:
+        broker.signal(signal.SIGCONT)
+
+
 def test_a_broker_that_freezes_for_a_while_gets_the_rest_later(broker: RabbitMQ, app: Celery[Any]) -> None:
     with Listener(broker.url()) as listener, loopwatch.report(app, name="script", interval=0.1):
         newest = _snapshot(listener)["seq"]

@@ -105,7 +105,7 @@ class _Life:
         return datagrams
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_whatever_arrives_in_whatever_order_sums_only_grow(data: st.DataObject) -> None:
     """Snapshots in parts, lost parts, repeated and outdated ones, deaths, reused pids, slots that two share."""
