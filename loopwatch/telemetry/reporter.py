@@ -22,7 +22,8 @@ from typing import Any, Protocol
 from loopwatch._version import __version__
 from loopwatch.errors import ConfigurationError
 from loopwatch.telemetry import catalogue, wire
-from loopwatch.telemetry.channel import forget_unused_pools, gather_gauges, merge_gauges, own_snapshot
+from loopwatch.telemetry.channel import own_snapshot
+from loopwatch.telemetry.children import forget_unused_pools, gather_gauges, merge_gauges
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import NodeInfo, NodeSnapshot, Table
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwatch.telemetry import catalogue, wire
-from loopwatch.telemetry.channel import Channel, Children, Writer, forget_unused_pools, gather_gauges, merge_gauges
+from loopwatch.telemetry.channel import Channel, Writer
+from loopwatch.telemetry.children import Children, forget_unused_pools, gather_gauges, merge_gauges
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import ChildSnapshot
 
@@ -156,7 +157,7 @@ def test_children_that_share_a_slot_are_both_shown() -> None:
 
 
 def test_label_sets_of_the_dead_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopwatch.telemetry.channel.MAX_DEAD_SERIES", 3)
+    monkeypatch.setattr("loopwatch.telemetry.children.MAX_DEAD_SERIES", 3)
     children = Children()
     lost = 0
     for pid in range(5):

@@ -7,7 +7,7 @@ from kombu.serialization import dumps
 
 from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.catalogue import Metric
-from loopwatch.telemetry.channel import gather_gauges
+from loopwatch.telemetry.children import gather_gauges
 from loopwatch.telemetry.stats import MAX_LABEL, Stats
 from loopwatch.telemetry.wire import Assembler, ChildSnapshot, Labels, NodeInfo, NodeSnapshot, Table, Value
 
