@@ -7,17 +7,17 @@ snapshots; the task signals tell for which queue and task a fact is counted.
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery import Celery, signals
+from celery import Celery, current_app, signals
 
 from loopwatch.celery.identity import Queues, slot
 from loopwatch.celery.node import Node
 from loopwatch.celery.running import RunningTasks
+from loopwatch.celery.spawned import invitation
 from loopwatch.conflicts import count_once
 from loopwatch.errors import ConfigurationError
 from loopwatch.per_loop import process_exits
@@ -27,8 +27,6 @@ from loopwatch.telemetry.reporter import check_interval
 from loopwatch.telemetry.stats import STATS
 
 __all__ = ["instrument"]
-
-logger = logging.getLogger("loopwatch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +122,27 @@ def _worker_shutdown(sender: Any, **_: Any) -> None:
 
 # ---------------------------------------------------------------- a pool's child
 def _process_init(**_: Any) -> None:
+    if all(one.node is None for one in _instruments.values()):
+        _spawned()
     for one in _instruments.values():
-        if one.node is None:
-            # Started by "spawn": a fresh interpreter, in which no worker began and no socket was inherited.
-            logger.warning("loopwatch: no telemetry from a pool child that was spawned rather than forked")
-        elif not one.node.in_parent():  # the solo pool sends this signal in the parent
+        if one.node is not None and not one.node.in_parent():  # the solo pool sends this signal in the parent
             one.writer = one.node.channel.writer(slot())
             one.writer.start()
+
+
+def _spawned() -> None:
+    """In a fresh interpreter, where no worker began and no socket was inherited."""
+    app: Celery[Any] = current_app._get_current_object()  # type: ignore[attr-defined]  # not in the stubs
+    invited = invitation()
+    sock = invited.connect() if invited is not None else None
+    if invited is None or sock is None:
+        return
+    # Celery has unpickled this application: its tasks are here, but `instrument` was called for its module's own.
+    alike = sorted(_instruments, key=lambda known: known.main != app.main)
+    one = _instruments[app] = _Instrument(_instruments[alike[0]].settings, Queues(app))
+    app.amqp.queues.select(invited.queues)
+    one.writer = Writer(sock, slot())
+    one.writer.start()
 
 
 def _process_shutdown(**_: Any) -> None:

@@ -294,7 +294,8 @@ TELEMETRY_DROPPED = _metric(
     "loopwatch_telemetry_dropped_total",
     "counter",
     "Telemetry that was dropped rather than make a task wait: "
-    "channel_full, broker, series_limit (label sets beyond the bound), malformed, error.",
+    "channel_full, broker, series_limit (label sets beyond the bound), malformed, foreign (sent by another user's "
+    "process), error.",
     "hostname",
     "reason",
 )

@@ -22,7 +22,8 @@ from typing import Any, Protocol
 from loopwatch._version import __version__
 from loopwatch.errors import ConfigurationError
 from loopwatch.telemetry import catalogue, wire
-from loopwatch.telemetry.channel import forget_unused_pools, merge_gauges, own_snapshot
+from loopwatch.telemetry.channel import own_snapshot
+from loopwatch.telemetry.children import forget_unused_pools, gather_gauges, merge_gauges
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import NodeInfo, NodeSnapshot, Table
 
@@ -42,6 +43,9 @@ class Publisher(Protocol):
 
     def publish(self, type: str, fields: dict[str, Any]) -> None:
         """Sends one event or raises; never blocks for longer than its sockets' timeouts."""
+
+    def close(self) -> None:
+        """Closes its sockets, without a goodbye that somebody would have to answer."""
 
 
 class Reporter:
@@ -93,6 +97,7 @@ class Reporter:
             forget_unused_pools(own.gauges)
         # Merged: the parent of a pool has no index of its own and shares slot 0.
         merge_gauges(gauges.setdefault(self._slot, {}), own.gauges)
+        gather_gauges(gauges, self._slot)
         return NodeSnapshot(self._boot, self._seq, self._interval, self._info(), counters, gauges, stopping)
 
     def _run(self) -> None:
@@ -102,6 +107,7 @@ class Reporter:
             self._publish()
             due = max(due + self._interval, time.monotonic())
         self._publish(stopping=True)
+        self._publisher.close()
 
     def _publish(self, *, stopping: bool = False) -> None:
         try:
@@ -184,7 +190,8 @@ def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> 
         release: the application's version, shown with the node.
 
     Raises:
-        ConfigurationError: the name is empty or holds ``@``, or the interval is out of range.
+        ConfigurationError: the name is empty or holds ``@``, or the interval is out of range; or this process reports
+            itself already, to whatever broker.
     """
     from loopwatch.celery.publisher import EventPublisher, celery_version
 
@@ -201,12 +208,32 @@ def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> 
     )
     slot, claim = _claim_slot(node)
     reporter = Reporter(EventPublisher(app, node), interval=interval, info=lambda: info, slot=slot)
-    with closing(claim):
+    with closing(claim), _only_one(node):
         reporter.start()
         try:
             yield
         finally:
             reporter.stop()
+
+
+_reported: dict[int, str] = {}
+"""The node that a process reports itself as, by its pid: a forked child has its own to say."""
+
+
+@contextmanager
+def _only_one(node: str) -> Iterator[None]:
+    """The numbers are the process's: told by two nodes, they would count twice."""
+    pid = os.getpid()
+    known = _reported.setdefault(pid, node)
+    if known is not node:
+        raise ConfigurationError(
+            f"report({node!r}): this process reports itself as {known!r} already, and its numbers would count twice: "
+            "call report() once, where the process begins"
+        )
+    try:
+        yield
+    finally:
+        _reported.pop(pid, None)
 
 
 def _claim_slot(node: str) -> tuple[int, socket.socket]:

@@ -37,8 +37,8 @@ def wait_until(condition: Callable[[], T], what: Callable[[], object] = lambda: 
 class Listener:
     """The newest snapshot of each node, from the broker's events."""
 
-    def __init__(self, url: str) -> None:
-        self.app = Celery("listener", broker=url, backend=url)
+    def __init__(self, url: str, *, results: str | None = None) -> None:
+        self.app = Celery("listener", broker=url, backend=results or url)
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.types: list[str] = []
         self._receiver: Any = None
