@@ -8,6 +8,7 @@ event its place, which is counted; as every snapshot is cumulative, the next one
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -21,6 +22,8 @@ from typing import Any, Protocol
 
 from loopwatch._version import __version__
 from loopwatch.errors import ConfigurationError
+from loopwatch.loop_lag import LoopLag
+from loopwatch.stalls import STALLS, check_stall_threshold
 from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.channel import forget_unused_pools, merge_gauges, own_snapshot
 from loopwatch.telemetry.stats import STATS
@@ -167,26 +170,36 @@ def check_interval(interval: float) -> None:
 
 
 @contextmanager
-def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> Iterator[None]:
+def report(
+    app: Any, *, name: str, interval: float = 5.0, release: str = "", stall_threshold: float | None = 1.0
+) -> Iterator[None]:
     """Reports this process to the monitor while the block runs, as the node ``name@host``.
 
     For processes that are no Celery workers: an API, a script. Those of one name on one host are told apart by their
     slot, the lowest number that is free. A process is either reported or scraped (`loopwatch.Collector`), never both.
+    Inside a running event loop, that loop's lag is measured as well.
+
+    >>> from celery import Celery
+    >>> with report(Celery("app", broker="memory://"), name="script"):
+    ...     pass
 
     Args:
         app: the Celery application, whose broker the monitor watches.
         name: what the process is, such as ``api``.
         interval: seconds between snapshots.
         release: the application's version, shown with the node.
+        stall_threshold: seconds that a loop may be blocked before the stack that blocks it is logged and counted;
+            ``None``: none is.
 
     Raises:
-        ConfigurationError: the name is empty or holds ``@``, or the interval is out of range.
+        ConfigurationError: the name is empty or holds ``@``, or the interval or the threshold is out of range.
     """
     from loopwatch.celery.publisher import EventPublisher, celery_version
 
     if not name or "@" in name:
         raise ConfigurationError(f"report(name={name!r}): a name such as 'api', without the host")
     check_interval(interval)
+    check_stall_threshold(stall_threshold)
     node = f"{name}@{socket.gethostname()}"
     info = NodeInfo(
         kind="process",
@@ -200,9 +213,28 @@ def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> 
     with closing(claim):
         reporter.start()
         try:
-            yield
+            with _watching(f"the event loop of {name!r}", stall_threshold):
+                yield
         finally:
             reporter.stop()
+
+
+@contextmanager
+def _watching(name: str, stall_threshold: float | None) -> Iterator[None]:
+    """Watches the loop that is running here, if one is."""
+    before = STALLS.threshold
+    STALLS.configure(stall_threshold)
+    loop = asyncio._get_running_loop()
+    lag = LoopLag(loop, name) if loop is not None else None
+    try:
+        if lag is not None:
+            lag.start()
+            lag.resume()
+        yield
+    finally:
+        if lag is not None:
+            lag.stop()
+        STALLS.configure(before)
 
 
 def _claim_slot(node: str) -> tuple[int, socket.socket]:
