@@ -29,7 +29,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_pool_start_method=os.environ.get("START_METHOD", "fork"),
 )
-loopwatch.instrument(app, interval=0.5, release="1.2.3")
+loopwatch.instrument(app, interval=0.5, release="1.2.3", stall_threshold=0.5)
 engine = (
     loopwatch.create_async_engine(os.environ["DATABASE_URL"], name="main") if os.environ.get("DATABASE_URL") else None
 )
@@ -89,6 +89,16 @@ async def block() -> None:
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
         time.sleep(60)  # noqa: ASYNC251
+
+
+@app.task
+async def stall(somebody_waits: bool) -> None:
+    """Blocks the loop past the threshold of a stall."""
+    other = asyncio.create_task(asyncio.sleep(60)) if somebody_waits else None
+    await asyncio.sleep(0)
+    time.sleep(1)  # noqa: ASYNC251
+    if other is not None:
+        other.cancel()
 
 
 @app.task

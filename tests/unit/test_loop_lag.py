@@ -237,8 +237,7 @@ async def generate_again(stalls: Callable[[], list[str]]) -> None:
 
 def test_the_stack_goes_through_a_greenlet_to_who_waits_for_it(stalls: Callable[[], list[str]]) -> None:
     def synchronous_part() -> None:
-        while not stalls():
-            _block(0.05)
+        _block_until(stalls)
 
     async def flush() -> None:
         await asyncio.sleep(2 * loop_lag.HEARTBEAT)

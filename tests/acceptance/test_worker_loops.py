@@ -1,0 +1,46 @@
+"""A worker's loops: what blocks one is in the log with its stack, and in the numbers; conflicts arrive whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loopwatch.telemetry import catalogue
+from tests.acceptance.workers import DEADLINE, Listener, wait_until, worker
+
+TASKS = "tests.acceptance.worker_app"
+
+
+@pytest.fixture
+def listener(redis_url: str) -> Iterator[Listener]:
+    with Listener(redis_url) as listening:
+        yield listening
+
+
+def _send(listener: Listener, task: str, *args: object, **options: Any) -> Any:
+    return listener.app.send_task(f"{TASKS}.{task}", args, **options)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_stall_is_logged_and_counted(listener: Listener, redis_url: str, tmp_path: Path, pool: str) -> None:
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "1", "-P", pool) as running:
+        if pool == "prefork":  # alone on its loop, it hurts nobody
+            _send(listener, "stall", False).get(timeout=DEADLINE)
+            assert "blocks it" not in running.log
+        result = _send(listener, "stall", True)
+        result.get(timeout=DEADLINE)
+        wait_until(lambda: listener.sum(running.node, catalogue.LOOP_STALLS) >= 1, lambda: listener.snapshots)
+        assert running.log.count(f"the task {TASKS}.stall[{result.id}] blocks it, here:") == 1, running.log
+        assert "in stall\n    time.sleep(1)" in running.log
+        rows = listener.snapshots[running.node]["counters"][catalogue.LOOP_LAG.wire_name]
+        assert sum(rows[0][1][catalogue.LOOP_LAG.buckets.index(0.5) + 1 : -1]) >= 1
+        wait_until(
+            lambda: (
+                listener.snapshots[running.node]["gauges"]["0"].get(catalogue.LOOP_LAG_MAX.wire_name, [[[], 0]])[0][1]
+                > 0.5
+            ),
+            lambda: listener.snapshots,
+        )
