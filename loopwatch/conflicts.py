@@ -24,7 +24,9 @@ from types import TracebackType
 from typing import Final, Literal, cast, get_args
 
 from loopwatch.errors import LoopConflictError
+from loopwatch.redact import redact
 from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.conflict_reports import REPORTS
 from loopwatch.telemetry.stats import STATS, current_task
 
 __all__ = ["Conflict", "Kind", "Source", "classify", "count_once"]
@@ -99,7 +101,7 @@ class Conflict:
         kind: ``cross_loop`` (the owner's loop is another one), ``closed_loop`` (it is closed), ``fork_shared`` (a
             connection that the parent process opened).
         resource: ``sqlalchemy``, ``asyncpg``, ``redis``, ``httpx``, ``aiohttp``, ``grpc``, ``asyncio``, ``unknown``.
-        message: the line that says so, shortened.
+        message: the line that says so, shortened, without the credentials of a URL in it.
     """
 
     kind: Kind
@@ -122,6 +124,7 @@ def classify(error: BaseException | str) -> Conflict | None:
 
 def count_once(error: BaseException, *, source: Source, handled: BaseException | None = None) -> Conflict | None:
     """Classifies ``error`` and counts its conflict for the running task, unless it was counted before. Never raises.
+    The first of its kind is reported whole (`loopwatch.telemetry.conflict_reports`).
 
     The mark that says "counted" is on the exception that holds the conflict and on its explicit causes, not on its
     context: a notification that conflicts while a task's own conflict is handled has that one as its context, and
@@ -136,6 +139,7 @@ def count_once(error: BaseException, *, source: Source, handled: BaseException |
             task = current_task.get()
             labels = (task.queue_name, task.name, conflict.resource, conflict.kind, source)
             STATS.count(catalogue.LOOP_CONFLICTS, labels)
+            REPORTS.note(conflict.kind, conflict.resource, source, conflict.message, holder, error)
     except Exception:
         # Monitoring is silent towards the task (the third layer of failure).
         logger.debug("a loop conflict could not be counted", exc_info=True)
@@ -295,5 +299,7 @@ def _files(text: str) -> list[str]:
 
 
 def _shorten(line: str) -> str:
+    # First without credentials: a cut may go through the middle of them.
+    line = redact(line)
     half = MESSAGE_LIMIT // 2
     return line if len(line) <= MESSAGE_LIMIT else f"{line[: half - 5]} [...] {line[-half + 2 :]}"

@@ -26,6 +26,7 @@ from loopwatch.loop_lag import LoopLag
 from loopwatch.stalls import STALLS, check_stall_threshold
 from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.channel import forget_unused_pools, merge_gauges, own_snapshot
+from loopwatch.telemetry.conflict_reports import REPORTS
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import NodeInfo, NodeSnapshot, Table
 
@@ -78,6 +79,7 @@ class Reporter:
         self._thread = threading.Thread(target=self._run, name="loopwatch-reporter", daemon=True)
 
     def start(self) -> None:
+        REPORTS.open()
         self._thread.start()
 
     def stop(self) -> None:
@@ -111,6 +113,7 @@ class Reporter:
             fields = self.snapshot(stopping=stopping).to_fields()
             with _publishing:
                 self._publisher.publish(wire.EVENT_TYPE, fields)
+                self._publish_reports()
         except Exception as error:  # noqa: BLE001  # whatever a transport raises: monitoring is silent, and counts
             STATS.count(catalogue.TELEMETRY_DROPPED, ("broker",))
             if not self._failing:
@@ -119,6 +122,12 @@ class Reporter:
             self._failing = True
         else:
             self._failing = False
+
+    def _publish_reports(self) -> None:
+        pending = REPORTS.pending
+        while pending:
+            self._publisher.publish(wire.CONFLICT_TYPE, pending[0].to_fields())
+            pending.popleft()  # published: one that was not stays for the next time
 
 
 class _Publishing:

@@ -44,3 +44,38 @@ def test_a_stall_is_logged_and_counted(listener: Listener, redis_url: str, tmp_p
             ),
             lambda: listener.snapshots,
         )
+
+
+def test_the_first_conflict_of_a_kind_arrives_whole(listener: Listener, redis_url: str, tmp_path: Path) -> None:
+    """From two children, and once a node: message, task, queue, where the resource was made and where it was used."""
+    with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "2") as running:
+        results = [
+            _send(listener, "query_a_foreign_connection", "app/db.py:7", queue="logs", task_id=f"id-{number}")
+            for number in range(6)
+        ]
+        results.append(_send(listener, "conflict", True))
+        for result in results:
+            result.get(timeout=DEADLINE, propagate=False)
+        wait_until(lambda: len(listener.conflicts) == 2, lambda: listener.conflicts)
+        wait_until(lambda: listener.sum(running.node, catalogue.LOOP_CONFLICTS) == 8, lambda: listener.snapshots)
+    wait_until(lambda: listener.snapshots[running.node]["stopping"])
+    assert len(listener.conflicts) == 2
+    first, second = sorted(listener.conflicts, key=lambda event: event["source"], reverse=True)
+    assert first["hostname"] == running.node
+    assert first["conflict_kind"] == "cross_loop"
+    assert first["resource"] == "asyncpg"
+    assert first["source"] == "guard"
+    assert first["message"] == "a connection to pg://***@db was refused"
+    assert first["task_name"] == f"{TASKS}.query_a_foreign_connection"
+    assert first["task_id"] in {result.id for result in results}
+    assert first["queue_name"] == "logs"
+    assert first["made_at"] == "app/db.py:7"
+    assert 'worker_app.py", line' in first["used_at"]
+    assert "in query_a_foreign_connection" in first["used_at"]
+    assert "site-packages" not in first["used_at"]
+    assert first["occurred"] > 0
+    assert second["task_name"] == f"{TASKS}.conflict"
+    assert second["queue_name"] == "celery"
+    assert second["source"] == "exception"
+    assert "in conflict\n    raise RuntimeError(" in second["used_at"]
+    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0

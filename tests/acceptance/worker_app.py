@@ -132,6 +132,18 @@ def conflict(self: Any, retry: bool) -> None:
 
 
 @app.task
+async def query_a_foreign_connection(made_at: str) -> None:
+    """An error of a guard's, and of a driver whose message quotes the URL."""
+    from loopwatch.conflicts import count_once
+    from loopwatch.errors import LoopConflictError
+
+    error = LoopConflictError("a connection to pg://me:secret@db was refused", resource="asyncpg", kind="cross_loop")
+    error.made_at = made_at  # type: ignore[attr-defined, unused-ignore]
+    count_once(error, source="guard")
+    raise error
+
+
+@app.task
 async def refused() -> None:
     """A conflict that a guard has refused, and counted, fails the task with an error that cannot be pickled."""
     from loopwatch.errors import LoopConflictError
