@@ -23,6 +23,7 @@ MONITOR_MAY_USE = {
 }
 PURE_MODULES = {
     "loopwatch.per_loop",
+    "loopwatch.conflict_patterns",
     "loopwatch.conflicts",
     "loopwatch.errors",
     "loopwatch.redact",
