@@ -47,6 +47,12 @@ class RunningLoopError(LoopwatchError, RuntimeError):
 class LoopConflictError(LoopwatchError, RuntimeError):
     """A resource that belongs to one event loop was about to be used on another; refused before its socket was touched.
 
+    >>> try:
+    ...     raise LoopConflictError("a client of a closed loop was used", resource="redis", kind="closed_loop")
+    ... except RuntimeError as error:
+    ...     error.resource, error.kind
+    ('redis', 'closed_loop')
+
     Attributes:
         resource: what was used: ``sqlalchemy``, ``asyncpg``, ``redis``, ``httpx`` ...
         kind: ``cross_loop``, ``closed_loop`` or ``fork_shared``.
