@@ -70,10 +70,7 @@ class LoopLag:
         self._since = monotonic()
 
     def pause(self) -> None:
-        """The loop's run has ended. It may have been late without a beat: a loop that is stopped runs no timers."""
-        now = monotonic()
-        if now > self._due:
-            self._observe(self.overdue(now))
+        """The loop's run has ended."""
         self._since = inf
 
     def stop(self) -> None:
