@@ -18,7 +18,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from loopwatch.stalls import STALLS, native
+from loopwatch.stalls import STALLS, forget, native
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Cell, Gauge
 
@@ -50,6 +50,7 @@ class LoopLag:
         self.thread = 0
         self.greenlet: Any = None
         self.seen = self.logged = False
+        self.told = ""
         self._due = inf
         self._since = inf
         self._context = Context()
@@ -120,8 +121,8 @@ class LoopLag:
                 del self._highest[old]
         if STALLS.threshold is not None and late >= STALLS.threshold:
             STALLS.over(self, late)
-        else:
-            self.seen = self.logged = False
+        elif self.seen:
+            forget(self)
 
 
 def _gauges() -> Iterator[Gauge]:

@@ -7,6 +7,8 @@ import contextvars
 import gc
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -360,3 +362,49 @@ def test_a_reported_process_s_loop_is_watched_while_the_block_runs(stalls: Calla
     asyncio.run(serve())
     assert "the event loop of 'api'" in stalls()[0]
     assert "in serve" in stalls()[0]
+
+
+@pytest.mark.parametrize(
+    ("patch", "sleep"),
+    [
+        ("from gevent import monkey; monkey.patch_all()", 'monkey.get_original("time", "sleep")'),
+        ("import eventlet; eventlet.monkey_patch(thread=True, time=True)", 'eventlet.patcher.original("time").sleep'),
+    ],
+    ids=["gevent", "eventlet"],
+)
+def test_where_threads_are_greenlets_the_loop_itself_logs_the_stack_that_was_seen(patch: str, sleep: str) -> None:
+    """Not the native thread that looked: it must not wait for a lock of theirs."""
+    code = f"""
+{patch}
+import asyncio, logging, threading
+from loopwatch.loop_lag import LoopLag
+from loopwatch.stalls import STALLS, Stalls
+
+threads = []
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        threads.append(threading.get_native_id())
+        print(record.getMessage(), flush=True)
+
+logging.getLogger("loopwatch").addHandler(Handler())
+STALLS.configure(0.1)
+loop = asyncio.new_event_loop()
+lag = LoopLag(loop, "a loop")
+
+async def block():
+    lag.start()
+    lag.resume()
+    await asyncio.sleep(0.3)
+    while not lag.told:
+        {sleep}(0.02)
+    await asyncio.sleep(0.3)
+    lag.stop()
+
+loop.run_until_complete(block())
+assert threads and set(threads) == {{threading.main_thread().native_id}}, threads
+"""
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=100)
+    assert process.returncode == 0, process.stderr
+    assert "blocks it, here:" in process.stdout
+    assert "in block" in process.stdout
