@@ -193,22 +193,26 @@ def test_fields_of_a_newer_version_are_skipped() -> None:
 @forks_with_threads
 def test_from_a_child_to_its_parents_publisher() -> None:
     channel = Channel()
+    count_once(_conflict("Event loop is closed"), source="exception")
     for _ in range(2):  # two children have the same conflict
         pid = os.fork()
         if not pid:
+            code = 1
             try:
                 writer = channel.writer(slot=0)
                 assert not REPORTS.pending  # the parent's are the parent's
                 writer.start()
                 count_once(_conflict(), source="exception")
                 writer.finish()
+                code = 0
             finally:
-                os._exit(0)
-        os.waitpid(pid, 0)
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
     counters, _ = channel.tables()
     channel.close()
     assert list(counters[catalogue.LOOP_CONFLICTS.wire_name].values()) == [2]
-    (report,) = REPORTS.pending
+    assert [report.conflict_kind for report in REPORTS.pending] == ["closed_loop", "cross_loop"]
+    report = REPORTS.pending[1]
     assert report.task_name == "app.store"
     assert "in _conflict" in report.used_at
 
