@@ -21,6 +21,7 @@ from contextlib import suppress
 
 from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.children import Children
+from loopwatch.telemetry.conflict_reports import REPORTS, decode_report
 from loopwatch.telemetry.door import Door
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import ChildSnapshot, Table
@@ -58,6 +59,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="loopwatch-snapshots", daemon=True)
 
     def start(self) -> None:
+        REPORTS.open()
         self._thread.start()
 
     def task_ended(self) -> None:
@@ -85,7 +87,16 @@ class Writer:
                 if not self._send(datagram, deadline):
                     return False
             self._sent_changes = changes
-            return True
+            return self._send_reports(deadline)
+
+    def _send_reports(self, deadline: float | None) -> bool:
+        """Sends what there is to tell of conflicts; what finds no room stays for the next time."""
+        pending = REPORTS.pending
+        while pending:
+            if not self._send(pending[0].encode(), deadline):
+                return False
+            pending.popleft()
+        return True
 
     def _send(self, datagram: bytes, deadline: float | None) -> bool:
         while True:
@@ -207,6 +218,9 @@ class Channel:
 
     def _take(self, datagram: bytes) -> None:
         try:
-            self._children.add(datagram)
+            if datagram.startswith(b"{"):
+                REPORTS.forward(decode_report(datagram))
+            else:
+                self._children.add(datagram)
         except ValueError:
             STATS.count(catalogue.TELEMETRY_DROPPED, ("malformed",))

@@ -8,6 +8,7 @@ event its place, which is counted; as every snapshot is cumulative, the next one
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -21,9 +22,12 @@ from typing import Any, Protocol
 
 from loopwatch._version import __version__
 from loopwatch.errors import ConfigurationError
+from loopwatch.loop_lag import LoopLag
+from loopwatch.stalls import STALLS, check_stall_threshold
 from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.channel import own_snapshot
 from loopwatch.telemetry.children import forget_unused_pools, gather_gauges, merge_gauges
+from loopwatch.telemetry.conflict_reports import REPORTS
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import NodeInfo, NodeSnapshot, Table
 
@@ -79,6 +83,7 @@ class Reporter:
         self._thread = threading.Thread(target=self._run, name="loopwatch-reporter", daemon=True)
 
     def start(self) -> None:
+        REPORTS.open()
         self._thread.start()
 
     def stop(self) -> None:
@@ -114,6 +119,7 @@ class Reporter:
             fields = self.snapshot(stopping=stopping).to_fields()
             with _publishing:
                 self._publisher.publish(wire.EVENT_TYPE, fields)
+                self._publish_reports()
         except Exception as error:  # noqa: BLE001  # whatever a transport raises: monitoring is silent, and counts
             STATS.count(catalogue.TELEMETRY_DROPPED, ("broker",))
             if not self._failing:
@@ -122,6 +128,12 @@ class Reporter:
             self._failing = True
         else:
             self._failing = False
+
+    def _publish_reports(self) -> None:
+        pending = REPORTS.pending
+        while pending:
+            self._publisher.publish(wire.CONFLICT_TYPE, pending[0].to_fields())
+            pending.popleft()  # published: one that was not stays for the next time
 
 
 class _Publishing:
@@ -173,31 +185,37 @@ def check_interval(interval: float) -> None:
 
 
 @contextmanager
-def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> Iterator[None]:
+def report(
+    app: Any, *, name: str, interval: float = 5.0, release: str = "", stall_threshold: float | None = 1.0
+) -> Iterator[None]:
     """Reports this process to the monitor while the block runs, as the node ``name@host``.
 
     For processes that are no Celery workers: an API, a script. Those of one name on one host are told apart by their
     slot, the lowest number that is free. A process is either reported or scraped (`loopwatch.Collector`), never both.
+    Inside a running event loop, that loop's lag is measured as well.
 
     >>> from celery import Celery
-    >>> with report(Celery("app", broker="memory://"), name="api"):
-    ...     pass  # serve
+    >>> with report(Celery("app", broker="memory://"), name="script"):
+    ...     pass
 
     Args:
         app: the Celery application, whose broker the monitor watches.
         name: what the process is, such as ``api``.
         interval: seconds between snapshots.
         release: the application's version, shown with the node.
+        stall_threshold: seconds that a loop may be blocked before the stack that blocks it is logged and counted;
+            ``None``: none is.
 
     Raises:
-        ConfigurationError: the name is empty or holds ``@``, or the interval is out of range; or this process reports
-            itself already, to whatever broker.
+        ConfigurationError: the name is empty or holds ``@``, or the interval or the threshold is out of range; or this
+            process reports itself already, to whatever broker.
     """
     from loopwatch.celery.publisher import EventPublisher, celery_version
 
     if not name or "@" in name:
         raise ConfigurationError(f"report(name={name!r}): a name such as 'api', without the host")
     check_interval(interval)
+    check_stall_threshold(stall_threshold)
     node = f"{name}@{socket.gethostname()}"
     info = NodeInfo(
         kind="process",
@@ -211,7 +229,8 @@ def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> 
     with closing(claim), _only_one(node):
         reporter.start()
         try:
-            yield
+            with _watching(f"the event loop of {name!r}", stall_threshold):
+                yield
         finally:
             reporter.stop()
 
@@ -234,6 +253,24 @@ def _only_one(node: str) -> Iterator[None]:
         yield
     finally:
         _reported.pop(pid, None)
+
+
+@contextmanager
+def _watching(name: str, stall_threshold: float | None) -> Iterator[None]:
+    """Watches the loop that is running here, if one is."""
+    before = STALLS.threshold
+    STALLS.configure(stall_threshold)
+    loop = asyncio._get_running_loop()
+    lag = LoopLag(loop, name) if loop is not None else None
+    try:
+        if lag is not None:
+            lag.start()
+            lag.resume()
+        yield
+    finally:
+        if lag is not None:
+            lag.stop()
+        STALLS.configure(before)
 
 
 def _claim_slot(node: str) -> tuple[int, socket.socket]:

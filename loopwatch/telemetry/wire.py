@@ -11,6 +11,7 @@ cumulative over the bounds, the last one being ``+Inf``) followed by the sum. In
 
 A **child snapshot** is one process's tables. Above `MAX_DATAGRAM` bytes it is split; `Assembler` joins the parts.
 A **node event** (type `EVENT_TYPE`) holds the sums of all children ever, and each live child's gauges by slot.
+A **conflict report** (type `CONFLICT_TYPE`) is one loop conflict: `loopwatch.telemetry.conflict_reports`.
 Unknown families and fields are skipped by readers, so that versions can be mixed in one fleet.
 """
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "CONFLICT_TYPE",
     "EVENT_TYPE",
     "MAX_DATAGRAM",
     "VERSION",
@@ -41,6 +43,7 @@ __all__ = [
 
 VERSION = 1
 EVENT_TYPE = "loopwatch-snapshot"
+CONFLICT_TYPE = "loopwatch-conflict"
 MAX_DATAGRAM = 16_000
 """Bytes. A socket pair's buffer takes about 26 datagrams of 4 kB before a send is refused (measured on Linux)."""
 

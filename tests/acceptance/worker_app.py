@@ -39,7 +39,7 @@ if os.environ.get("MORE_QUEUES"):
         Queue("quorum", Exchange("quorums", type="topic"), "default", queue_arguments=QUORUM),
         Queue("audits", Exchange("quorums", type="topic"), "audit.*", queue_arguments=QUORUM),
     ]
-loopwatch.instrument(app, interval=0.5, release="1.2.3")
+loopwatch.instrument(app, interval=0.5, release="1.2.3", stall_threshold=0.5)
 engine = (
     loopwatch.create_async_engine(os.environ["DATABASE_URL"], name="main") if os.environ.get("DATABASE_URL") else None
 )
@@ -108,6 +108,16 @@ async def block() -> None:
 
 
 @app.task
+async def stall(somebody_waits: bool) -> None:
+    """Blocks the loop past the threshold of a stall."""
+    other = asyncio.create_task(asyncio.sleep(60)) if somebody_waits else None
+    await asyncio.sleep(0)
+    time.sleep(1)  # noqa: ASYNC251
+    if other is not None:
+        other.cancel()
+
+
+@app.task
 async def leave_an_orphan() -> None:
     async def orphan() -> None:
         for _ in range(1000):
@@ -135,6 +145,18 @@ def conflict(self: Any, retry: bool) -> None:
         if retry and not self.request.retries:
             raise self.retry(exc=error, countdown=0) from error
         raise
+
+
+@app.task
+async def query_a_foreign_connection(made_at: str) -> None:
+    """An error of a guard's, and of a driver whose message quotes the URL."""
+    from loopwatch.conflicts import count_once
+    from loopwatch.errors import LoopConflictError
+
+    error = LoopConflictError("a connection to pg://me:secret@db was refused", resource="asyncpg", kind="cross_loop")
+    error.made_at = made_at  # type: ignore[attr-defined, unused-ignore]
+    count_once(error, source="guard")
+    raise error
 
 
 @app.task
