@@ -82,9 +82,11 @@ class RunningLoopError(LoopwatchError, RuntimeError):
 class LoopConflictError(LoopwatchError, RuntimeError):
     """A resource that belongs to one event loop was about to be used on another; refused before its socket was touched.
 
-    >>> error = LoopConflictError("that connection is another loop's", resource="asyncpg", kind="cross_loop")
-    >>> error.resource, error.kind
-    ('asyncpg', 'cross_loop')
+    >>> try:
+    ...     raise LoopConflictError("a client of a closed loop was used", resource="redis", kind="closed_loop")
+    ... except RuntimeError as error:
+    ...     error.resource, error.kind
+    ('redis', 'closed_loop')
 
     Attributes:
         resource: what was used: ``sqlalchemy``, ``asyncpg``, ``redis``, ``httpx`` ...

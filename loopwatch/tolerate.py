@@ -51,13 +51,12 @@ class tolerated:  # noqa: N801  # used as `async with tolerated(...)`, like asyn
     ``timeout``. What is not the operation's own passes: cancellation from outside, an outer timeout, Celery's
     ``SoftTimeLimitExceeded``, `KeyboardInterrupt`, `SystemExit`.
 
-    >>> import asyncio, logging
-    >>> async def store():
+    >>> async def store_and_notify():
     ...     async with tolerated("notify", timeout=5, on_failure=print) as notification:
-    ...         raise ConnectionError("no Redis")
+    ...         raise ConnectionError("no answer")
     ...     return notification.reason
-    >>> asyncio.run(store())
-    Failure(operation='notify', reason='error', error=ConnectionError('no Redis'), timeout=5)
+    >>> asyncio.run(store_and_notify())
+    Failure(operation='notify', reason='error', error=ConnectionError('no answer'), timeout=5)
     'error'
 
     Args:

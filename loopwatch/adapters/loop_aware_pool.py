@@ -20,9 +20,9 @@ from loopwatch.adapters.guards import guard_connect_arguments
 from loopwatch.adapters.leaks import checked_threshold
 from loopwatch.adapters.loop_pool import LoopPool, dispose_with_loop
 from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
-from loopwatch.adapters.stacks import caller
 from loopwatch.connection_budget import Budget
 from loopwatch.per_loop import PerLoop, sweep
+from loopwatch.stacks import caller
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge
 

@@ -122,6 +122,28 @@ LOOPS_UNPLANNED = _metric(
     "pool",
 )
 
+LOOP_LAG = _metric(
+    "loopwatch_loop_lag_seconds",
+    "histogram",
+    "How late a loop ran a timer that was due each 0.1 seconds; a run that begins is not late for the pause before it.",
+    "hostname",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 30.0),
+)
+LOOP_LAG_MAX = _metric(
+    "loopwatch_loop_lag_max_seconds",
+    "gauge",
+    "The longest lag of a loop in the last 60 seconds, one that is still going on included.",
+    "hostname",
+    "slot",
+    merge="max",
+)
+LOOP_STALLS = _metric(
+    "loopwatch_loop_stalls_total",
+    "counter",
+    "Times that a loop others waited for ran nothing for longer than stall_threshold; the stack is in the log.",
+    "hostname",
+)
+
 # ---------------------------------------------------------------- pools
 POOL_INFO = _metric(
     "loopwatch_pool_info",
@@ -294,7 +316,8 @@ TELEMETRY_DROPPED = _metric(
     "loopwatch_telemetry_dropped_total",
     "counter",
     "Telemetry that was dropped rather than make a task wait: "
-    "channel_full, broker, series_limit (label sets beyond the bound), malformed, error.",
+    "channel_full, broker, series_limit (label sets beyond the bound), report_limit (conflicts to be sent whole), "
+    "malformed, foreign (sent by another user's process), error.",
     "hostname",
     "reason",
 )

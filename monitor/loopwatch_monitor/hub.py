@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.fair_lock import FairLock
 from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.decode import ConflictReport
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.render import Renderer
@@ -34,6 +35,8 @@ logger = structlog.get_logger("loopwatch_monitor")
 
 _SLICE, _SLICE_OF_HISTOGRAMS = 1024, 64
 """Series that are copied and rendered at a time: about 100 kB of text, which stays in the processor's cache."""
+MAX_TEXT = 2_000
+"""Characters of a text that is logged."""
 
 
 def _read_clocks() -> Now:
@@ -72,6 +75,7 @@ class Hub:
             wait_buckets=settings.queue_wait_buckets,
             default_queue=settings.default_queue_name,
             on_duplicate=_warn_of_duplicate,
+            on_conflict=_log_conflict,
         )
         self._samples = Samples(self._fleet, version=version)
         self._renderer = Renderer(
@@ -183,4 +187,15 @@ class Hub:
 def _warn_of_duplicate(hostname: str) -> None:
     logger.warning(
         "duplicate_node_name", hostname=hostname, fix="give each worker its own --hostname (such as logs@%h)"
+    )
+
+
+def _log_conflict(report: ConflictReport) -> None:
+    texts = ("resource", "source", "queue_name", "task_name", "task_id", "message", "made_at", "used_at")
+    logger.warning(
+        "loop_conflict_reported",
+        hostname=report.hostname,
+        kind=report.conflict_kind[:MAX_TEXT],
+        occurred=report.occurred,
+        **{name: getattr(report, name)[:MAX_TEXT] for name in texts},
     )

@@ -8,6 +8,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,12 @@ import loopwatch.testing
 
 NAMES = [("loopwatch", name) for name in loopwatch.__all__ if name != "__version__"]
 NAMES += [("loopwatch.testing", name) for name in loopwatch.testing.__all__]
+PACKAGE = Path(loopwatch.__file__).parent
+MODULES = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if ">>>" in path.read_text() and path.name != "__init__.py"
+]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.FAIL_FAST
 
 
@@ -55,6 +62,15 @@ def test_it_has_an_example_that_runs(module: str, name: str) -> None:
             exec(compile(block, f"<docstring of {name}>", "exec"), {**vars(home)})
         examples += len(blocks) + _run_doctests(part, name, home)
     assert examples, f"{module}.{name} has no example: write `>>>` lines into its docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_a_module_that_are_nobodys_public_name_run(module: str) -> None:
+    home = importlib.import_module(module)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(home, module):
+        runner, said = doctest.DocTestRunner(optionflags=OPTIONS), list[str]()
+        runner.run(test, out=said.append)
+        assert runner.failures == 0, "".join(said)
 
 
 def test_a_block_is_found_and_its_end() -> None:

@@ -30,6 +30,7 @@ class Fleet:
         runtime_buckets, wait_buckets: upper bounds in seconds.
         default_queue: Celery's default queue.
         on_duplicate: told a node name under which two nodes live.
+        on_conflict: told a loop conflict that was reported whole.
         max_tasks: the most tasks that are remembered at once.
     """
 
@@ -43,6 +44,7 @@ class Fleet:
         wait_buckets: tuple[float, ...] = catalogue.TASK_QUEUE_WAIT.buckets,
         default_queue: str = "celery",
         on_duplicate: Callable[[str], None] = lambda hostname: None,
+        on_conflict: Callable[[decode.ConflictReport], None] = lambda report: None,
         max_tasks: int = MAX_TASKS,
     ) -> None:
         self.labels = labels
@@ -67,6 +69,7 @@ class Fleet:
             limit=max_tasks,
         )
         self.early = Early()
+        self._on_conflict = on_conflict
         tasks = self.tasks
         self._folds: dict[type[decode.AnyEvent | decode.OtherEvent], Callable[[Any, Now], object]] = {
             decode.Snapshot: self.processes.fold,
@@ -74,6 +77,7 @@ class Fleet:
             decode.WorkerHeartbeat: self._fold_beat,
             decode.WorkerOffline: lambda event, now: self._known(self.workers.left(event.hostname, now)),
             decode.TaskSent: self._fold_sent,
+            decode.ConflictReport: lambda event, now: self._on_conflict(event),
         }
         self._task_folds: dict[type[decode.TaskEvent], Callable[[Any], tuple[str, str] | None]] = {
             decode.TaskReceived: tasks.received,

@@ -7,12 +7,20 @@ from typing import Any
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Table, Value, encode_table
 from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.state.fleet import Fleet
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Now
 from loopwatch_monitor.state.samples import Samples
 
 WALL = 1_000_000.0
+
+
+def batch(body: bytes, content_type: str = "application/json") -> Batch:
+    """What an intake makes of one message."""
+    read = Batch()
+    read.add(body, content_type)
+    return read
 
 
 class Monitored:

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot
+from loopwatch.telemetry.conflict_reports import ConflictReport
+from loopwatch.telemetry.wire import CONFLICT_TYPE, EVENT_TYPE, NodeInfo, NodeSnapshot
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[2] / "data" / "celery-events.json").read_text())
 GENUINE: dict[str, Any] = RECORDED["__multi__"]["envelope"]
@@ -42,6 +43,11 @@ POISON = {
     "a number that no float holds": (json.dumps(GOOD).replace("1.5", "1e999"), "field"),
     "an integer of 5,000 digits": (json.dumps(GOOD).replace("1.5", "9" * 5_000), "field"),
     "a snapshot without its fields": (json.dumps(GOOD | {"type": EVENT_TYPE}), "field"),
+    "a conflict without its fields": (json.dumps(GOOD | {"type": CONFLICT_TYPE}), "field"),
+    "a conflict with a number for its message": (
+        json.dumps(GOOD | {"type": CONFLICT_TYPE} | ConflictReport("k", "r", "s", "m").to_fields() | {"message": 7}),
+        "field",
+    ),
     "a snapshot with a string for a count": (
         json.dumps(
             NodeSnapshot("b", 1, 5.0, NodeInfo(), {}, {}).to_fields()

@@ -27,6 +27,7 @@ from loopwatch_monitor.render import Renderer
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Now
+from tests.unit.monitor.monitored import batch
 
 
 def a_hub(**settings: Any) -> Hub:
@@ -35,12 +36,6 @@ def a_hub(**settings: Any) -> Hub:
 
 def event(kind: str, **fields: object) -> dict[str, object]:
     return {"type": kind, "hostname": "w@h", "timestamp": 1.0, "utcoffset": 0, "pid": 1, "clock": 1} | fields
-
-
-def batch(body: bytes, content_type: str = "application/json") -> Batch:
-    found = Batch()
-    found.add(body, content_type)
-    return found
 
 
 def receive(hub: Hub, *events: dict[str, object]) -> None:
