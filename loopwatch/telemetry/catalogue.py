@@ -382,6 +382,26 @@ WORKER_SNAPSHOT_AGE = _metric(
     origin="node",
 )
 
+WORKER_LOST = _metric(
+    "loopwatch_worker_lost", "gauge", "1 while the worker is down and has not said goodbye.", "hostname", origin="node"
+)
+WORKER_EVENTS_ENABLED = _metric(
+    "loopwatch_worker_events_enabled",
+    "gauge",
+    "0 while the worker works and sends no task events (start it with -E), 1 once it has sent some; "
+    "no series while it has done nothing that would tell.",
+    "hostname",
+    origin="node",
+)
+QUEUE_OLDEST_TASK = _metric(
+    "loopwatch_queue_oldest_task_seconds",
+    "gauge",
+    "Time since the oldest task that has not been started was sent, by the monitor's clock; 0 when there is none. "
+    "Tasks with a countdown or an eta do not count.",
+    "queue_name",
+    origin="node",
+)
+
 # ---------------------------------------------------------------- the monitor about itself
 MONITOR_EVENTS = _metric(
     "loopwatch_monitor_events_total", "counter", "Events folded, by type.", "event", origin="monitor"
@@ -468,6 +488,20 @@ MONITOR_DUPLICATE_NODENAMES = _metric(
     "Times that two live workers were seen under one node name.",
     origin="monitor",
 )
+MONITOR_POLL_AGE = _metric(
+    "loopwatch_monitor_poll_age_seconds",
+    "gauge",
+    "Seconds since the last answer, or since the start while there is none: queues (asked of the broker), workers.",
+    "poll",
+    origin="monitor",
+)
+MONITOR_POLL_FAILURES = _metric(
+    "loopwatch_monitor_poll_failures_total",
+    "counter",
+    "Questions in the background that were not answered; the last answer stays.",
+    "poll",
+    origin="monitor",
+)
 MONITOR_BUILD_INFO = _metric(
     "loopwatch_monitor_build_info",
     "gauge",
@@ -514,6 +548,26 @@ WORKER_UP = _metric(
 )
 WORKER_TASKS_ACTIVE = _metric(
     "celery_worker_tasks_active", "gauge", "Tasks that the worker is working on.", "hostname", origin="celery"
+)
+QUEUE_LENGTH = _metric(
+    "celery_queue_length", "gauge", "Messages that wait in the queue, of all priorities.", "queue_name", origin="celery"
+)
+ACTIVE_CONSUMERS = _metric(
+    "celery_active_consumer_count",
+    "gauge",
+    "Consumers of the queue, where the broker knows (RabbitMQ).",
+    "queue_name",
+    origin="celery",
+)
+ACTIVE_WORKERS = _metric(
+    "celery_active_worker_count", "gauge", "Workers that are up and consume the queue.", "queue_name", origin="celery"
+)
+ACTIVE_PROCESSES = _metric(
+    "celery_active_process_count",
+    "gauge",
+    "Processes or threads of the workers that are up and consume the queue.",
+    "queue_name",
+    origin="celery",
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}

@@ -29,13 +29,16 @@ from loopwatch_monitor.intake.redis import RedisIntake
 from loopwatch_monitor.intake.redis_address import is_redis
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.intake.thread import Intake
+from loopwatch_monitor.intake.tls_options import redis_ssl
 from loopwatch_monitor.listen import Address
+from loopwatch_monitor.polls.start import make_polls
 from loopwatch_monitor.server import ListenError, Server
 from loopwatch_monitor.settings import (
     SettingError,
     Settings,
     parse_addresses,
     parse_buckets,
+    parse_list,
     parse_options,
     parse_pairs,
 )
@@ -51,12 +54,14 @@ CLOSE_SECONDS = 0.5
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _option(name: str, **more: Any) -> Callable[[_Function], _Function]:
+def _option(name: str, *short: str, **more: Any) -> Callable[[_Function], _Function]:
     """An option that is also ``LOOPWATCH_*`` and celery-exporter's ``CE_*``."""
     parameter = re.sub("[-.]", "_", name.removeprefix("--"))
     variable = parameter.upper()
     more.setdefault("show_default", "default" in more)
-    return click.option(name, parameter, envvar=[f"LOOPWATCH_{variable}", f"CE_{variable}"], show_envvar=True, **more)
+    return click.option(
+        name, *short, parameter, envvar=[f"LOOPWATCH_{variable}", f"CE_{variable}"], show_envvar=True, **more
+    )
 
 
 def _joined(buckets: tuple[float, ...]) -> str:
@@ -101,12 +106,60 @@ def _joined(buckets: tuple[float, ...]) -> str:
     help="TLS, passwords, headers and rate limit: exporter-toolkit's web configuration. Re-read when it changes.",
 )
 @_option("--web.open-health", is_flag=True, help="/health, /ready and /live answer without authentication.")
-@_option("--broker-transport-option", multiple=True, metavar="K=V", help="For kombu's transport; repeatable.")
+@_option(
+    "--broker-transport-option",
+    multiple=True,
+    metavar="K=V",
+    help="For kombu's transport, such as global_keyprefix=app: or master_name=main; lists as JSON; repeatable.",
+)
+@_option(
+    "--broker-ssl-option",
+    multiple=True,
+    metavar="K=V",
+    help="TLS to the broker: ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs; repeatable.",
+)
+@_option("--accept-content", default="json", help="The application's accept_content. Only JSON is ever read.")
+@_option(
+    "--retry-interval",
+    type=float,
+    default=0.0,
+    help="Longest pause in seconds between two attempts to reach a broker that is lost; 0 = 15. It is never given up.",
+)
+@_option(
+    "--generic-hostname-task-sent-metric",
+    is_flag=True,
+    help='hostname="generic" in the counter of tasks sent: there are as many senders as client processes.',
+)
+@_option(
+    "--generic-hostname-worker-task-metric",
+    is_flag=True,
+    help='hostname="generic" in all other metrics of tasks, for fleets whose workers have new names each day.',
+)
+@_option(
+    "--queues",
+    "-Q",
+    default="",
+    metavar="A,B",
+    help="Queues that are shown from the start. Others are learnt from events and from workers.",
+)
+@_option(
+    "--no-slots", is_flag=True, help='slot="all": sums the slots of a worker (the highest of peaks), for large fleets.'
+)
+@_option(
+    "--no-conflict-texts",
+    is_flag=True,
+    help="The log tells of conflicts without the text of their errors, which may hold users' data.",
+)
 def _command(
     buckets: str,
     queue_wait_buckets: str,
     static_label: tuple[str, ...],
     broker_transport_option: tuple[str, ...],
+    broker_ssl_option: tuple[str, ...],
+    accept_content: str,
+    queues: str,
+    no_slots: bool,
+    no_conflict_texts: bool,
     web_listen_address: tuple[str, ...],
     **plain: Any,
 ) -> int:
@@ -117,6 +170,11 @@ def _command(
         static_labels=parse_pairs("--static-label", static_label),
         web_listen_addresses=parse_addresses("--web.listen-address", web_listen_address),
         broker_transport_options=parse_options("--broker-transport-option", broker_transport_option),
+        broker_ssl_options=parse_pairs("--broker-ssl-option", broker_ssl_option),
+        accept_content=parse_list(accept_content),
+        queues=parse_list(queues),
+        slots=not no_slots,
+        conflict_texts=not no_conflict_texts,
         **plain,
     )
     _configure_logs(settings.log_level)
@@ -165,6 +223,11 @@ async def _serve(settings: Settings) -> None:
     )
     bound = await _listen(server, settings)
     intake.start()
+    polls = make_polls(settings, hub)
+    for poll in polls:
+        poll.start()
+    if set(settings.accept_content) - {"json", "application/json"}:
+        logger.warning("accept_content_ignored", fix="only JSON is read: event_serializer must be json")
     logger.info(
         "monitor_started",
         host=bound[0].host,
@@ -175,6 +238,8 @@ async def _serve(settings: Settings) -> None:
     try:
         await _until_stopped(hub)
     finally:
+        for poll in polls:
+            poll.close()
         with suppress(TimeoutError):
             # Together: neither waits for the other.
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -200,12 +265,17 @@ def make_intake(settings: Settings, hub: Hub, status: BrokerStatus) -> Intake:
         "exchange": settings.event_exchange,
         "options": settings.broker_transport_options,
     }
+    tls = settings.broker_ssl_options
+    intake: Intake
     if not is_redis(url):
-        return KombuIntake(url, **common)
-    try:
-        return RedisIntake(url, buffer_bytes=settings.event_buffer_bytes, **common)
-    except ValueError as error:
-        raise SettingError("--broker-url", str(error)) from None
+        intake = KombuIntake(url, ssl_options=tls, **common)
+    else:
+        try:
+            intake = RedisIntake(url, buffer_bytes=settings.event_buffer_bytes, ssl_options=redis_ssl(tls), **common)
+        except ValueError as error:
+            raise SettingError("--broker-url", str(error)) from None
+    intake.retry_seconds = settings.retry_interval
+    return intake
 
 
 def _words(error: OSError) -> str:

@@ -27,7 +27,9 @@ from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.fleet import Fleet
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Now
+from loopwatch_monitor.state.queues import Depth
 from loopwatch_monitor.state.samples import Sample, Samples
+from loopwatch_monitor.state.workers import Answer
 
 __all__ = ["Hub"]
 
@@ -75,7 +77,11 @@ class Hub:
             wait_buckets=settings.queue_wait_buckets,
             default_queue=settings.default_queue_name,
             on_duplicate=_warn_of_duplicate,
-            on_conflict=_log_conflict,
+            on_conflict=_log_conflict_with_text if settings.conflict_texts else _log_conflict,
+            queues=settings.queues,
+            slots=settings.slots,
+            generic_sender=settings.generic_hostname_task_sent_metric,
+            generic_worker=settings.generic_hostname_worker_task_metric,
         )
         self._samples = Samples(self._fleet, version=version)
         self._renderer = Renderer(
@@ -110,6 +116,31 @@ class Hub:
                     # Nothing in an event may end the process, whatever we did not think of.
                     ledger.malformed["error"] += 1
                     logger.exception("event_not_folded", event_type=event.kind)
+
+    def queues(self) -> list[str]:
+        """The names of all queues that are known."""
+        with self._lock:
+            return [*self._fleet.queues.known]
+
+    def strangers(self) -> set[str]:
+        """Workers that are up and of which nobody knows what they consume."""
+        with self._lock:
+            return {hostname for hostname, queues, _ in self._fleet.consumption() if not queues}
+
+    def measured(self, depths: Mapping[str, Depth]) -> None:
+        """Takes in what the broker says of the queues."""
+        with self._lock:
+            self._fleet.measured(depths, self._clock())
+
+    def answered(self, answers: Mapping[str, Answer]) -> None:
+        """Takes in what workers said of themselves."""
+        with self._lock:
+            self._fleet.answered(answers, self._clock())
+
+    def unanswered(self, poll: str) -> None:
+        """Notes that a question was not answered."""
+        with self._lock:
+            self._fleet.polls.failed(poll)
 
     def events(self) -> int:
         """How many events were folded."""
@@ -190,8 +221,8 @@ def _warn_of_duplicate(hostname: str) -> None:
     )
 
 
-def _log_conflict(report: ConflictReport) -> None:
-    texts = ("resource", "source", "queue_name", "task_name", "task_id", "message", "made_at", "used_at")
+def _log_conflict(report: ConflictReport, *more: str) -> None:
+    texts = ("resource", "source", "queue_name", "task_name", "task_id", "made_at", "used_at", *more)
     logger.warning(
         "loop_conflict_reported",
         hostname=report.hostname,
@@ -199,3 +230,8 @@ def _log_conflict(report: ConflictReport) -> None:
         occurred=report.occurred,
         **{name: getattr(report, name)[:MAX_TEXT] for name in texts},
     )
+
+
+def _log_conflict_with_text(report: ConflictReport) -> None:
+    # What an exception says may be the users' data.
+    _log_conflict(report, "message")

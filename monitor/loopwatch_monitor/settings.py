@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -14,9 +15,10 @@ from urllib.parse import urlsplit
 from kombu.transport import get_transport_cls
 
 from loopwatch.telemetry import catalogue
+from loopwatch_monitor.intake.tls_options import kombu_ssl
 from loopwatch_monitor.listen import Address, AddressError, parse_address
 
-__all__ = ["SettingError", "Settings", "parse_addresses", "parse_buckets", "parse_options", "parse_pairs"]
+__all__ = ["SettingError", "Settings", "parse_addresses", "parse_buckets", "parse_list", "parse_options", "parse_pairs"]
 
 _METRIC_PREFIX = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
@@ -48,6 +50,14 @@ class Settings:
         metric_prefix: stands in for ``celery_``.
         static_labels: added to every series.
         broker_transport_options: the broker's kombu transport options.
+        broker_ssl_options: TLS to the broker.
+        accept_content: Celery's ``accept_content``; whatever it holds, only JSON is read.
+        retry_interval: the longest pause, seconds, between two attempts to connect; 0 = 15.
+        generic_hostname_task_sent_metric: whether ``hostname`` is ``generic`` in the counter of tasks sent.
+        generic_hostname_worker_task_metric: the same in all other metrics of tasks.
+        queues: queues that are known before anybody mentions them.
+        slots: whether the slots of a worker are told apart.
+        conflict_texts: whether the text of a conflict's error is logged.
         web_listen_addresses: where the pages are served instead of at host and port, when there are any.
         web_config_file: exporter-toolkit's web configuration.
         web_open_health: whether the probes answer without authentication.
@@ -68,6 +78,14 @@ class Settings:
     metric_prefix: str = catalogue.CELERY_PREFIX
     static_labels: Mapping[str, str] = field(default_factory=dict)
     broker_transport_options: Mapping[str, object] = field(default_factory=dict)
+    broker_ssl_options: Mapping[str, object] = field(default_factory=dict, repr=False)
+    accept_content: tuple[str, ...] = ("json",)
+    retry_interval: float = 0.0
+    generic_hostname_task_sent_metric: bool = False
+    generic_hostname_worker_task_metric: bool = False
+    queues: tuple[str, ...] = ()
+    slots: bool = True
+    conflict_texts: bool = True
     created_timestamps: bool = False
     web_listen_addresses: tuple[Address, ...] = ()
     web_config_file: Path | None = None
@@ -88,9 +106,10 @@ class Settings:
         for option, seconds in (
             ("--worker-timeout", self.worker_timeout),
             ("--purge-offline-worker-metrics", self.purge_offline_worker_metrics),
+            ("--retry-interval", self.retry_interval),
         ):
             if not 0 <= seconds < math.inf:
-                raise SettingError(option, f"must be a number of seconds, or 0 for never, not {seconds}")
+                raise SettingError(option, f"must be a number of seconds, or 0, not {seconds}")
         if not self.default_queue_name:
             raise SettingError("--default-queue-name", "is empty; give the application's task_default_queue")
         if not self.event_exchange:
@@ -108,6 +127,24 @@ class Settings:
                 raise SettingError(
                     "--static-label", f"{label!r} is no label name that is free; write it like env=production"
                 )
+        self._check_broker_options()
+
+    def _check_broker_options(self) -> None:
+        if not {"json", "application/json"} & set(self.accept_content):
+            raise SettingError("--accept-content", "must hold json: events in anything else are not read")
+        try:
+            kombu_ssl(self.broker_url, self.broker_ssl_options)
+        except ValueError as error:
+            raise SettingError("--broker-ssl-option", str(error)) from None
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """Names from ``a, b``; each once.
+
+    >>> parse_list("logs, content,")
+    ('logs', 'content')
+    """
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def parse_buckets(option: str, text: str) -> tuple[float, ...]:
@@ -144,14 +181,15 @@ def parse_addresses(option: str, texts: tuple[str, ...]) -> tuple[Address, ...]:
 
 
 def parse_options(option: str, texts: tuple[str, ...]) -> dict[str, object]:
-    """The same, with values that look like numbers or truth values read as such."""
+    """The same, with values that look like numbers, truth values, or JSON lists and objects read as such."""
     return {key: _literal(value) for key, value in parse_pairs(option, texts).items()}
 
 
 def _literal(text: str) -> object:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
+    kinds = (json.loads,) if text[:1] in ("[", "{") else (int, float)
+    for kind in kinds:
         try:
             return kind(text)
         except ValueError:

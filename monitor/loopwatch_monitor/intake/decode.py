@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, ClassVar, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
 import msgspec
 
@@ -66,13 +66,15 @@ class TaskEvent(Event):
 
 
 class TaskSent(TaskEvent, tag="task-sent"):
-    """A client sent a task; the only event of Celery's that names a queue. ``hostname`` is the client's."""
+    """A client sent a task; the only event of Celery's that names a queue. ``hostname`` is the client's; ``eta``: when
+    it is to be started at the earliest, if that is not at once."""
 
     kind = "task-sent"
     name: str | None = None
     queue: str | None = None
     exchange: str | None = None
     routing_key: str | None = None
+    eta: Any = None
 
 
 class TaskReceived(TaskEvent, tag="task-received"):
@@ -125,10 +127,11 @@ class TaskRejected(TaskEvent, tag="task-rejected"):
 
 
 class WorkerOnline(Event, tag="worker-online"):
-    """A worker started. ``active``: tasks that it works on."""
+    """A worker started. ``active``: tasks that it works on; ``processed``: tasks that it began since its start."""
 
     kind = "worker-online"
     active: int | None = None
+    processed: int | None = None
 
 
 class WorkerHeartbeat(Event, tag="worker-heartbeat"):
@@ -136,6 +139,7 @@ class WorkerHeartbeat(Event, tag="worker-heartbeat"):
 
     kind = "worker-heartbeat"
     active: int | None = None
+    processed: int | None = None
 
 
 class WorkerOffline(Event, tag="worker-offline"):

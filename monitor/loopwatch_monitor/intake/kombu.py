@@ -20,6 +20,7 @@ from kombu.transport.virtual.base import Message as VirtualMessage
 from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT, Intake
+from loopwatch_monitor.intake.tls_options import kombu_ssl
 from loopwatch_monitor.intake.urls import masked, passwords
 
 __all__ = ["BrokerUnreachableError", "KombuIntake"]
@@ -54,6 +55,7 @@ class KombuIntake(Intake):
         status: kept true to the state of the connection.
         exchange: Celery's ``event_exchange``.
         options: for the transport.
+        ssl_options: TLS: ``ca_certs``, ``cert_reqs`` and the like.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class KombuIntake(Intake):
         status: BrokerStatus,
         exchange: str = "celeryev",
         options: Mapping[str, object] | None = None,
+        ssl_options: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(sink=sink, status=status)
         self._url = url
+        self._ssl = kombu_ssl(url, ssl_options or {})
         self._exchange = exchange
         self._options = dict(options or {})
 
@@ -87,7 +91,11 @@ class KombuIntake(Intake):
 
     def _connect(self) -> Connection:
         connection = Connection(
-            self._url, connect_timeout=CONNECT_TIMEOUT, heartbeat=10, transport_options=dict(self._options)
+            self._url,
+            connect_timeout=CONNECT_TIMEOUT,
+            heartbeat=10,
+            transport_options=dict(self._options),
+            ssl=self._ssl,
         )
         try:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT)

@@ -33,9 +33,13 @@ class Intake(ABC):
     Args:
         sink: called in the thread with what was read; must not raise.
         status: kept true to the state of the connection.
+
+    Attributes:
+        retry_seconds: the longest pause between two attempts to connect; 0 = `BACKOFF_SECONDS`'.
     """
 
     def __init__(self, *, sink: Callable[[Batch], None], status: BrokerStatus) -> None:
+        self.retry_seconds = 0.0
         self._sink = sink
         self._status = status
         self._stopping = threading.Event()
@@ -89,7 +93,7 @@ class Intake(ABC):
                 self._consume()
             except Exception as error:  # noqa: BLE001  # whatever it is, the cure is the same: try again, for ever
                 attempt = 0 if self._status.up else attempt + 1
-                pause = _backoff(attempt)
+                pause = _backoff(attempt, self.retry_seconds)
                 logger.warning(
                     "broker_lost" if self._status.up else "broker_unreachable",
                     broker=self._masked(),
@@ -106,8 +110,8 @@ class Intake(ABC):
         return text
 
 
-def _backoff(attempt: int) -> float:
+def _backoff(attempt: int, most: float) -> float:
     """Seconds until the next attempt; jittered, so that many monitors do not come back at one moment."""
     first, longest = BACKOFF_SECONDS
-    pause: float = min(longest, first * 2 ** min(attempt, 10))
+    pause: float = min(most or longest, first * 2 ** min(attempt, 10))
     return pause * random.uniform(0.5, 1.0)  # noqa: S311  # no secret

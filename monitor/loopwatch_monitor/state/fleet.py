@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from loopwatch.telemetry import catalogue
@@ -12,11 +12,13 @@ from loopwatch_monitor.state.conflicts import EventConflicts
 from loopwatch_monitor.state.early import Early
 from loopwatch_monitor.state.labels import MAX_LENGTH, Labels, cut
 from loopwatch_monitor.state.ledger import Ledger, Now
+from loopwatch_monitor.state.polls import QUEUES, WORKERS, Polls
 from loopwatch_monitor.state.processes import Processes
+from loopwatch_monitor.state.queues import Depth, Queues
 from loopwatch_monitor.state.series import TaskSeries
 from loopwatch_monitor.state.tasks import MAX_TASKS, Tasks
 from loopwatch_monitor.state.totals import Totals
-from loopwatch_monitor.state.workers import Host, Workers
+from loopwatch_monitor.state.workers import Answer, Host, Workers
 
 __all__ = ["Fleet"]
 
@@ -32,6 +34,9 @@ class Fleet:
         on_duplicate: told a node name under which two nodes live.
         on_conflict: told a loop conflict that was reported whole.
         max_tasks: the most tasks that are remembered at once.
+        queues: queues that are known from the start.
+        slots: whether the slots of a node are told apart.
+        generic_sender, generic_worker: whether task series tell no senders, and no workers, apart.
     """
 
     def __init__(
@@ -46,6 +51,10 @@ class Fleet:
         on_duplicate: Callable[[str], None] = lambda hostname: None,
         on_conflict: Callable[[decode.ConflictReport], None] = lambda report: None,
         max_tasks: int = MAX_TASKS,
+        queues: tuple[str, ...] = (),
+        slots: bool = True,
+        generic_sender: bool = False,
+        generic_worker: bool = False,
     ) -> None:
         self.labels = labels
         self.ledger = ledger = Ledger()
@@ -55,8 +64,11 @@ class Fleet:
         self.workers = Workers(timeout=worker_timeout, purge=purge)
         self.totals = Totals(labels=labels, ledger=ledger)
         self.processes = Processes(
-            labels=labels, ledger=ledger, totals=self.totals, purge=purge, on_duplicate=on_duplicate
+            labels=labels, ledger=ledger, totals=self.totals, purge=purge, on_duplicate=on_duplicate, slots=slots
         )
+        self.queues = Queues(queues, ledger=ledger)
+        self.polls = Polls()
+        self._only_queues: dict[str, str] = {}
         self.conflicts = EventConflicts(labels=labels, ledger=ledger, reports_itself=self.processes.reports_itself)
         self.series = TaskSeries(
             labels=labels, ledger=ledger, runtime_buckets=runtime_buckets, wait_buckets=wait_buckets
@@ -64,15 +76,18 @@ class Fleet:
         self.tasks = Tasks(
             series=self.series,
             ledger=ledger,
-            queue_of_worker=self.processes.only_queue,
+            queue_of_worker=self._only_queues.get,
+            queues=self.queues,
             default_queue=default_queue,
+            generic_sender=generic_sender,
+            generic_worker=generic_worker,
             limit=max_tasks,
         )
         self.early = Early()
         self._on_conflict = on_conflict
         tasks = self.tasks
         self._folds: dict[type[decode.AnyEvent | decode.OtherEvent], Callable[[Any, Now], object]] = {
-            decode.Snapshot: self.processes.fold,
+            decode.Snapshot: self._fold_snapshot,
             decode.WorkerOnline: self._fold_beat,
             decode.WorkerHeartbeat: self._fold_beat,
             decode.WorkerOffline: lambda event, now: self._known(self.workers.left(event.hostname, now)),
@@ -110,19 +125,78 @@ class Fleet:
         if purged:
             self.series.drop(purged)
             self.conflicts.drop(purged)
-        self.processes.tick(now)
+        for hostname in purged | self.processes.tick(now):
+            self._note_queues(hostname)
         self.conflicts.tick(now)
+        self.queues.tick()
+        self.polls.tick(now)
+
+    def measured(self, depths: Mapping[str, Depth], now: Now) -> None:
+        """The broker said how long the queues are."""
+        self.polls.answered(QUEUES, now)
+        self.queues.measured(depths)
+        idle = self._idle_queues()
+        for name, depth in depths.items():
+            queue = self.queues.known.get(name)
+            if queue is not None and not depth.length and name in idle:
+                queue.settle(now)
+
+    def answered(self, answers: Mapping[str, Answer], now: Now) -> None:
+        """Workers said what they consume."""
+        self.polls.answered(WORKERS, now)
+        for hostname, answer in answers.items():
+            if self._known(self.workers.answered(hostname, answer, now)):
+                self._note_queues(hostname)
+
+    def consumption(self) -> Iterator[tuple[str, tuple[str, ...], int]]:
+        """Every worker that is up: its name, its queues, its processes or threads. What it reports by itself is newer
+        than what it answered."""
+        hosts, nodes = self.workers.hosts, self.processes.nodes
+        for hostname in hosts.keys() | nodes.keys():
+            host, node = hosts.get(hostname), nodes.get(hostname)
+            speaks = node is not None and bool(node.shown)
+            if not (host.up if host is not None and host.worker else speaks):
+                continue
+            if node is not None and speaks:
+                if node.info.kind == "celery":
+                    yield hostname, tuple(map(cut, node.info.queues)), node.info.slots
+            elif host is not None:
+                yield hostname, host.queues, host.processes
+
+    def _idle_queues(self) -> set[str]:
+        """Queues that are consumed by workers that all have nothing to do."""
+        idle, busy = set[str](), set[str]()
+        for hostname, queues, _ in self.consumption():
+            host = self.workers.hosts.get(hostname)
+            rests = host is not None and host.processed is not None and not host.active
+            (idle if rests else busy).update(queues)
+        return idle - busy
+
+    def _note_queues(self, hostname: str) -> None:
+        """Learns a worker's queues, or forgets a worker that is gone. Asked of each event, so it stands ready."""
+        node, host = self.processes.nodes.get(hostname), self.workers.hosts.get(hostname)
+        told = host.queues if host is not None else ()
+        queues = tuple(map(cut, node.info.queues)) if node is not None else told
+        self.queues.learn(queues)
+        if len(queues) == 1:
+            self._only_queues[hostname] = queues[0]
+        else:
+            self._only_queues.pop(hostname, None)
+
+    def _fold_snapshot(self, event: decode.Snapshot, now: Now) -> None:
+        self.processes.fold(event, now)
+        self._note_queues(event.hostname)
 
     def _fold_due(self, now: Now) -> None:
         for event in self.early.due(now):
             self._fold_task(event, now)
 
     def _fold_beat(self, event: decode.WorkerOnline | decode.WorkerHeartbeat, now: Now) -> None:
-        self._known(self.workers.beat(event.hostname, event.active, now))
+        self._known(self.workers.beat(event.hostname, event.active, event.processed, now))
 
     def _fold_sent(self, event: decode.TaskSent, now: Now) -> None:
         if self._known(self.workers.seen(event.hostname, now)):
-            self.tasks.sent(event)
+            self.tasks.sent(event, now)
         for early in self.early.release(event.uuid):
             self._fold_task(early, now)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from loopwatch.telemetry import catalogue
@@ -11,6 +12,7 @@ from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Labels as Values
 from loopwatch_monitor.intake.decode import Snapshot
 from loopwatch_monitor.state.labels import cut
+from loopwatch_monitor.state.ledger import Ledger
 from loopwatch_monitor.state.totals import full_labels
 
 __all__ = ["Databases", "Gauges", "databases", "merge_gauges", "merge_rows", "read_gauges"]
@@ -20,21 +22,34 @@ Gauges = dict[Metric, dict[Values, float]]
 Databases = dict[str, tuple[float, float]]
 """By database: connections that may be opened, and connections that are open."""
 
+ALL_SLOTS = "all"
+MAX_ROWS = 20_000
+"""Gauges of one process."""
+MAX_DATABASES = 1_000
+# The connections that two slots use at their busiest, they did not use at the same time.
+_HIGHEST = frozenset({catalogue.POOL_CONNECTIONS_PEAK})
 
-def read_gauges(snapshot: Snapshot, malformed: Counter[str]) -> Gauges:
-    """All gauges of families that we know; a row that is not what its family says is counted and left out."""
+
+def read_gauges(snapshot: Snapshot, ledger: Ledger, *, slots: bool = True) -> Gauges:
+    """All gauges of families that we know; a row that is not what its family says is counted and left out. Without
+    ``slots``, all slots are one: the sum, or the highest, of each."""
     gauges: Gauges = {}
+    rest = MAX_ROWS
     for slot, table in snapshot.gauges.items():
+        place = cut(slot) if slots else ALL_SLOTS
         for family, rows in table.items():
             metric = catalogue.by_wire_name(family)
             if metric is None:
                 continue
             target = gauges.setdefault(metric, {})
-            for own, value in rows:
+            if len(rows) > rest:
+                ledger.dropped[metric.name] += len(rows) - rest
+            for own, value in rows[:rest]:
                 if metric.kind != "gauge" or isinstance(value, list) or len(own) != len(metric.own_labels):
-                    malformed["snapshot"] += 1
+                    ledger.malformed["snapshot"] += 1
                     continue
-                _add(target, metric, full_labels(metric, own, snapshot.hostname, cut(slot)), value)
+                _add(target, metric, full_labels(metric, own, snapshot.hostname, place), value)
+            rest -= len(rows[:rest])
     return gauges
 
 
@@ -60,7 +75,7 @@ def merge_rows(metric: Metric, rows: Iterable[tuple[str, float]]) -> Iterator[tu
 def _add(rows: dict[Key, float], metric: Metric, values: Key, value: float) -> None:
     known = rows.get(values)
     if known is not None:
-        value = max(known, value) if metric.merge == "max" else known + value
+        value = max(known, value) if metric.merge == "max" or metric in _HIGHEST else known + value
     rows[values] = value
 
 
@@ -78,4 +93,5 @@ def databases(gauges: Gauges) -> Databases:
         for values, value in gauges.get(metric, {}).items():
             if values[place] in database_of:
                 sums[database_of[values[place]]] += value
-    return {database: (potential[database], used[database]) for database in set(database_of.values())}
+    known = islice(dict.fromkeys(database_of.values()), MAX_DATABASES)
+    return {database: (potential[database], used[database]) for database in known}

@@ -22,7 +22,7 @@ from loopwatch.telemetry.wire import Labels as Values
 from loopwatch.telemetry.wire import Value
 from loopwatch_monitor.intake.decode import Snapshot, SnapshotInfo
 from loopwatch_monitor.state.gauges import Databases, Gauges, databases, merge_gauges, merge_rows, read_gauges
-from loopwatch_monitor.state.labels import Labels, cut
+from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Ledger, Now
 from loopwatch_monitor.state.totals import Totals, full_labels, grown, highest
 
@@ -81,6 +81,7 @@ class Processes:
         totals: where counters are added up.
         purge: seconds of silence after which a node is forgotten; 0 = never.
         on_duplicate: told the node name when two live nodes are found under it.
+        slots: whether the slots of a node are told apart.
         limit: the most nodes.
     """
 
@@ -92,6 +93,7 @@ class Processes:
         totals: Totals,
         purge: float,
         on_duplicate: Callable[[str], None] = lambda hostname: None,
+        slots: bool = True,
         limit: int = MAX_NODES,
     ) -> None:
         self._labels = labels
@@ -99,19 +101,16 @@ class Processes:
         self._totals = totals
         self._purge = purge
         self._on_duplicate = on_duplicate
+        self._slots = slots
         self.limit = limit
         self.nodes: dict[str, Node] = {}
         self._gauge_rows: Counter[Metric] = Counter()
+        self._consumed = 0
         self._forgotten: deque[str] = deque(maxlen=MAX_FORGOTTEN)
 
     def reports_itself(self, hostname: str) -> bool:
         """Whether this node sends snapshots."""
         return hostname in self.nodes
-
-    def only_queue(self, hostname: str) -> str:
-        """The queue that this worker consumes when it is exactly one, else ""."""
-        node = self.nodes.get(hostname)
-        return cut(node.info.queues[0]) if node is not None and len(node.info.queues) == 1 else ""
 
     def fold(self, event: Snapshot, now: Now) -> None:
         """Takes in a snapshot, unless a newer one of the same boot came before."""
@@ -120,7 +119,7 @@ class Processes:
             if len(self.nodes) >= self.limit:
                 self._ledger.dropped[catalogue.WORKER_INFO.name] += 1
                 return
-            node = self.nodes[event.hostname] = Node(event.info)
+            node = self.nodes[event.hostname] = Node(SnapshotInfo())
         boot = node.boots.get(event.boot)
         if boot is not None and event.seq <= boot.seq:
             return
@@ -154,6 +153,7 @@ class Processes:
             node = self.nodes.pop(hostname)
             node.shown.clear()
             self._show(node)
+            self._consumed -= len(node.info.queues)
             self._forgotten.extend(node.boots)
         self._totals.drop(purged)
         return purged
@@ -223,15 +223,23 @@ class Processes:
                     self._ledger.malformed["snapshot"] += 1
 
     def _describe(self, node: Node, event: Snapshot, now: Now) -> None:
+        self._consumed -= len(node.info.queues)
         node.info, node.boot, node.seen = event.info, event.boot, now.monotonic
-        del node.info.queues[MAX_QUEUES:]
+        self._bound_queues(node.info.queues)
         node.interval = min(max(event.interval, 1.0), MAX_INTERVAL)
         if event.stopping:
             node.shown.pop(event.boot, None)
         else:
-            node.shown[event.boot] = read_gauges(event, self._ledger.malformed)
+            node.shown[event.boot] = read_gauges(event, self._ledger, slots=self._slots)
         node.stopped = event.stopping and not node.shown
         self._show(node)
+
+    def _bound_queues(self, queues: list[str]) -> None:
+        room = max(min(MAX_QUEUES, MAX_GAUGES - self._consumed), 0)
+        if len(queues) > room:
+            self._ledger.dropped[catalogue.WORKER_QUEUE.name] += len(queues) - room
+            del queues[room:]
+        self._consumed += len(queues)
 
     def _show(self, node: Node) -> None:
         """Renders the gauges of the lives that are shown."""

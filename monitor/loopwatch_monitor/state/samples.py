@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from loopwatch.telemetry import catalogue
@@ -12,7 +13,9 @@ from loopwatch_monitor.state.fleet import Fleet
 from loopwatch_monitor.state.labels import cut
 from loopwatch_monitor.state.ledger import Now
 from loopwatch_monitor.state.processes import Node
+from loopwatch_monitor.state.queues import Depth
 from loopwatch_monitor.state.series import FAMILIES
+from loopwatch_monitor.state.workers import Host
 
 __all__ = ["Sample", "Samples"]
 
@@ -36,8 +39,15 @@ class Samples:
             catalogue.WORKER_SLOTS: lambda now: self._of_nodes(lambda node: node.info.slots, workers_only=True),
             catalogue.WORKER_START_TIME: lambda now: self._of_nodes(lambda node: node.info.start_time),
             catalogue.WORKER_SNAPSHOT_AGE: lambda now: self._of_nodes(lambda node: now.monotonic - node.seen),
-            catalogue.WORKER_UP: self._workers_up,
-            catalogue.WORKER_TASKS_ACTIVE: self._tasks_active,
+            catalogue.WORKER_LOST: lambda now: self._of_workers(lambda host: int(host.lost)),
+            catalogue.WORKER_EVENTS_ENABLED: self._events_enabled,
+            catalogue.WORKER_UP: lambda now: self._of_workers(lambda host: int(host.up)),
+            catalogue.WORKER_TASKS_ACTIVE: lambda now: self._of_workers(lambda host: host.active),
+            catalogue.QUEUE_LENGTH: lambda now: self._depths(lambda depth: depth.length),
+            catalogue.ACTIVE_CONSUMERS: lambda now: self._depths(lambda depth: depth.consumers),
+            catalogue.ACTIVE_WORKERS: lambda now: self._consumption(lambda processes: 1),
+            catalogue.ACTIVE_PROCESSES: lambda now: self._consumption(lambda processes: processes),
+            catalogue.QUEUE_OLDEST_TASK: self._oldest_tasks,
             **self._about_ourselves(),
         }
 
@@ -97,11 +107,41 @@ class Samples:
     def _databases(self, place: int) -> _Series:
         return (((database,), both[place]) for database, both in self._fleet.processes.databases().items())
 
-    def _workers_up(self, now: Now) -> _Series:
-        return (((hostname,), int(host.up)) for hostname, host in self._fleet.workers.workers())
+    def _of_workers(self, value: Callable[[Host], float]) -> _Series:
+        return (((hostname,), value(host)) for hostname, host in self._fleet.workers.workers())
 
-    def _tasks_active(self, now: Now) -> _Series:
-        return (((hostname,), host.active) for hostname, host in self._fleet.workers.workers())
+    def _events_enabled(self, now: Now) -> _Series:
+        for hostname, host in self._fleet.workers.workers():
+            enabled = host.events_enabled(now)
+            if enabled is not None:
+                yield (hostname,), int(enabled)
+
+    # ---------------------------------------------------------------------------------------------- queues
+    def _depths(self, value: Callable[[Depth], float | None]) -> _Series:
+        for name, queue in self._fleet.queues.known.items():
+            number = value(queue.depth) if queue.depth is not None else None
+            if number is not None:
+                yield (name,), number
+
+    def _consumption(self, value: Callable[[int], int]) -> _Series:
+        known = self._fleet.queues.known
+        # At 0, not gone, once its workers are.
+        sums = Counter(dict.fromkeys(known, 0))
+        for _, queues, processes in self._fleet.consumption():
+            for name in known.keys() & set(queues):
+                sums[name] += value(processes)
+        return _by(sums)
+
+    def _oldest_tasks(self, now: Now) -> _Series:
+        """Of queues whose workers tell what they start: of the others nobody knows what waits."""
+        hosts, silent = self._fleet.workers.hosts, set[str]()
+        for hostname, queues, _ in self._fleet.consumption():
+            host = hosts.get(hostname)
+            if host is not None and host.events_enabled(now) is False:
+                silent.update(queues)
+        for name, queue in self._fleet.queues.known.items():
+            if name not in silent:
+                yield (name,), queue.oldest(now)
 
     # -------------------------------------------------------------------------------------------- ourselves
     def _about_ourselves(self) -> dict[Metric, Callable[[Now], _Series]]:
@@ -124,6 +164,8 @@ class Samples:
             catalogue.MONITOR_SNAPSHOTS: lambda now: [((), ledger.snapshots)],
             catalogue.MONITOR_SNAPSHOT_GAPS: lambda now: [((), ledger.gaps)],
             catalogue.MONITOR_DUPLICATE_NODENAMES: lambda now: [((), ledger.duplicates)],
+            catalogue.MONITOR_POLL_AGE: lambda now: (((poll,), age) for poll, age in self._fleet.polls.ages(now)),
+            catalogue.MONITOR_POLL_FAILURES: lambda now: _by(self._fleet.polls.failures),
             catalogue.MONITOR_BUILD_INFO: lambda now: [(build, 1)],
         }
 
@@ -135,6 +177,7 @@ class Samples:
             "task_series": (len(fleet.series), fleet.series.limit),
             "hosts": (len(fleet.workers.hosts), fleet.workers.limit),
             "nodes": (len(fleet.processes.nodes), fleet.processes.limit),
+            "queues": (len(fleet.queues), fleet.queues.limit),
             "event_conflicts": (len(fleet.conflicts), fleet.conflicts.limit),
         }
 

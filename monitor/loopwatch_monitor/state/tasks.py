@@ -24,25 +24,29 @@ from loopwatch_monitor.intake.decode import (
     TaskSucceeded,
 )
 from loopwatch_monitor.state.labels import MAX_LENGTH, cut
-from loopwatch_monitor.state.ledger import Ledger
+from loopwatch_monitor.state.ledger import Ledger, Now
+from loopwatch_monitor.state.queues import Queues
 from loopwatch_monitor.state.series import UNKNOWN, Row, TaskSeries, exception_class
 
 __all__ = ["MAX_TASKS", "Tasks"]
 
 MAX_TASKS = 500_000
+GENERIC = "generic"
+"""What celery-exporter calls a host that is not told apart."""
 
 
 class Task:
     """What is remembered of a task. ``sent``: its `task-sent` came; ``waits_since``: Unix time by the sender's clock,
-    0 once its wait is known."""
+    0 once its wait is known; ``queued``: when it came, by the monitor's monotonic clock, while it is not started."""
 
-    __slots__ = ("name", "queue", "sent", "waits_since")
+    __slots__ = ("name", "queue", "queued", "sent", "waits_since")
 
-    def __init__(self) -> None:
-        self.name = ""
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.queue = ""
         self.sent = False
         self.waits_since = 0.0
+        self.queued: float | None = None
 
 
 _NEVER_SEEN = Task()
@@ -54,8 +58,10 @@ class Tasks:
     Args:
         series: where the events are counted.
         ledger: where evictions are counted.
-        queue_of_worker: the one queue that a worker is known to consume, or "".
+        queue_of_worker: the one queue that a worker is known to consume, if it is one.
+        queues: where tasks wait.
         default_queue: for a task that was sent without queue, exchange and routing key: Celery's default queue.
+        generic_sender, generic_worker: whether the series tell no senders, and no workers, apart.
         limit: the most tasks that are remembered at once.
     """
 
@@ -64,13 +70,19 @@ class Tasks:
         *,
         series: TaskSeries,
         ledger: Ledger,
-        queue_of_worker: Callable[[str], str],
+        queue_of_worker: Callable[[str], str | None],
+        queues: Queues,
         default_queue: str = "celery",
+        generic_sender: bool = False,
+        generic_worker: bool = False,
         limit: int = MAX_TASKS,
     ) -> None:
         self._series = series
         self._ledger = ledger
         self._queue_of_worker = queue_of_worker
+        self._queues = queues
+        self._sender = GENERIC if generic_sender else ""
+        self._worker = GENERIC if generic_worker else ""
         self._default_queue = default_queue
         self.limit = limit
         # Ordered by a linked list: taking the oldest entry out of a plain dict scans all that were taken before it.
@@ -87,12 +99,20 @@ class Tasks:
             return False
         return bool(self._ledger.events[TaskSent.kind]) or not self._queue_of_worker(event.hostname)
 
-    def sent(self, event: TaskSent) -> None:
+    def sent(self, event: TaskSent, now: Now) -> None:
         """Remembers name, queue and time. A retry is sent again, and waits again."""
         task = self._remember(event.uuid, event.name)
-        task.queue = cut(self._queue_sent_to(event))
+        if task.sent:
+            # Its old self may still stand in a queue's line.
+            task.queued = None
+            task = self._tasks[event.uuid] = Task(task.name)
+        task.queue = queue = cut(self._queue_sent_to(event))
         task.sent, task.waits_since = True, event.timestamp
-        self._series.count(catalogue.TASK_SENT, task.name or UNKNOWN, event.hostname, task.queue or UNKNOWN)
+        self._series.count(catalogue.TASK_SENT, task.name or UNKNOWN, self._sender or event.hostname, queue or UNKNOWN)
+        line = self._queues.get(queue)
+        if line is not None and event.eta is None:
+            task.queued = now.monotonic
+            line.waiting.append(task)
 
     def received(self, event: TaskReceived) -> None:
         """Remembers the name."""
@@ -102,6 +122,7 @@ class Tasks:
         """Observes the wait (told by two hosts' clocks, so less than nothing reads as nothing)."""
         task = self._tasks.get(event.uuid, _NEVER_SEEN)
         row = self._count(catalogue.TASK_STARTED, task, event.hostname)
+        task.queued = None
         if task.waits_since:
             if row is not None:
                 self._series.waited(row, max(event.timestamp - task.waits_since, 0.0))
@@ -116,7 +137,7 @@ class Tasks:
     def failed(self, event: TaskFailed) -> tuple[str, str]:
         """The task is over; returns its name and queue."""
         name, queue = self._about(self._forget(event.uuid), event.hostname)
-        self._series.fail(name, event.hostname, queue, exception_class(event.exception))
+        self._series.fail(name, self._worker or event.hostname, queue, exception_class(event.exception))
         return name, queue
 
     def retried(self, event: TaskRetried) -> tuple[str, str]:
@@ -138,7 +159,7 @@ class Tasks:
         task = self._tasks.get(uuid)
         if task is None:
             if len(self._tasks) >= self.limit:
-                self._tasks.popitem(last=False)
+                self._tasks.popitem(last=False)[1].queued = None
                 self._ledger.evictions["tasks"] += 1
             task = self._tasks[uuid] = Task()
         if name:
@@ -146,12 +167,14 @@ class Tasks:
         return task
 
     def _forget(self, uuid: str) -> Task:
-        return self._tasks.pop(uuid, _NEVER_SEEN)
+        task = self._tasks.pop(uuid, _NEVER_SEEN)
+        task.queued = None
+        return task
 
     def _count(self, metric: Metric, task: Task, hostname: str) -> Row | None:
         # `_about`, without the call: this is done for every event.
         queue = self._queue_of_worker(hostname) or task.queue or UNKNOWN
-        return self._series.count(metric, task.name or UNKNOWN, hostname, queue)
+        return self._series.count(metric, task.name or UNKNOWN, self._worker or hostname, queue)
 
     def _about(self, task: Task, hostname: str) -> tuple[str, str]:
         """Name and queue. What a worker says of its only queue is surer than where the task was sent to."""

@@ -11,20 +11,73 @@ from dataclasses import dataclass
 
 from loopwatch_monitor.state.ledger import Now
 
-__all__ = ["Host", "Workers"]
+__all__ = ["Answer", "Host", "Workers"]
 
 MAX_HOSTS = 5_000
 
 
+SILENT_GROWTHS, SILENT_SECONDS = 3, 30.0
+"""How often a worker must say that it has done more, and for how long, without a task event in between, until it is
+sure that it sends none: an outage of the monitor's hides the events of one growth, not of three."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a worker said when it was asked: the queues that it consumes, its processes (or threads), and how many
+    tasks it began since its start. None = it did not say."""
+
+    queues: tuple[str, ...] | None = None
+    processes: int | None = None
+    processed: int | None = None
+
+
 @dataclass(slots=True)
 class Host:
-    """One sender of events. ``worker``: it has sent what only workers send; ``active`` comes with heartbeats."""
+    """One sender of events. Times are monotonic.
+
+    Attributes:
+        first_seen, last_seen: its first and its last sign of life.
+        worker: it has sent what only workers send.
+        up, left: whether it is believed to live; whether it said goodbye.
+        active, processed: tasks that it works on and tasks that it began, by its heartbeats.
+        task_events: it has sent events of tasks.
+        growths, growing_since: how often ``processed`` has grown since the last of them, and when it first did.
+        queues, processes: what it answered.
+    """
 
     first_seen: float
     last_seen: float
     worker: bool = False
     up: bool = False
+    left: bool = False
     active: int = 0
+    processed: int | None = None
+    task_events: bool = False
+    growths: int = 0
+    growing_since: float = 0.0
+    queues: tuple[str, ...] = ()
+    processes: int = 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether it vanished without a goodbye."""
+        return self.worker and not self.up and not self.left
+
+    def events_enabled(self, now: Now) -> bool | None:
+        """Whether it sends events of its tasks; None while it has done nothing that would tell."""
+        if self.growths >= SILENT_GROWTHS and now.monotonic - self.growing_since >= SILENT_SECONDS:
+            return False
+        return True if self.task_events else None
+
+    def done(self, processed: int | None, now: Now) -> None:
+        """It says how many tasks it began since its start."""
+        if processed is None:
+            return
+        if self.processed is not None and processed > self.processed:
+            if not self.growths:
+                self.growing_since = now.monotonic
+            self.growths += 1
+        self.processed = processed
 
 
 class Workers:
@@ -57,27 +110,42 @@ class Workers:
         """A sign of life that only a worker gives. One that has said goodbye may still have batched events under way:
         only a heartbeat (`beat`) brings it back."""
         host = self.hosts.get(hostname)
-        if host is None or not host.worker:
+        if host is None:
             host = self.seen(hostname, now)
             if host is None:
                 return None
-            host.worker = host.up = True
+        if not host.up:
+            host.worker, host.up = True, not host.left
+        if host.growths or not host.task_events:
+            host.task_events, host.growths = True, 0
         host.last_seen = now.monotonic
         return host
 
-    def beat(self, hostname: str, active: int | None, now: Now) -> Host | None:
+    def beat(self, hostname: str, active: int | None, processed: int | None, now: Now) -> Host | None:
         """A worker came online or sent a heartbeat."""
         host = self.seen(hostname, now)
         if host is not None:
             host.worker = host.up = True
+            host.left = False
             host.active = max(active or 0, 0)
+            host.done(processed, now)
+        return host
+
+    def answered(self, hostname: str, answer: Answer, now: Now) -> Host | None:
+        """A worker answered a question: a sign of life."""
+        host = self.seen(hostname, now)
+        if host is not None:
+            host.worker, host.up = True, not host.left
+            host.queues = host.queues if answer.queues is None else answer.queues
+            host.processes = host.processes if answer.processes is None else answer.processes
+            host.done(answer.processed, now)
         return host
 
     def left(self, hostname: str, now: Now) -> Host | None:
         """A worker said goodbye."""
         host = self.seen(hostname, now)
         if host is not None:
-            host.worker, host.up, host.active = True, False, 0
+            host.worker, host.left, host.up, host.active = True, True, False, 0
         return host
 
     def tick(self, now: Now) -> set[str]:

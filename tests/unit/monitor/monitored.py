@@ -11,7 +11,9 @@ from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.state.fleet import Fleet
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Now
+from loopwatch_monitor.state.queues import Depth
 from loopwatch_monitor.state.samples import Samples
+from loopwatch_monitor.state.workers import Answer
 
 WALL = 1_000_000.0
 
@@ -52,8 +54,14 @@ class Monitored:
         ((_, value),) = self.series(metric).items()
         return value
 
-    def heartbeat(self, hostname: str = "w@h", active: int = 0) -> None:
-        self.fold(decode.WorkerHeartbeat(hostname=hostname, timestamp=0.0, active=active))
+    def heartbeat(self, hostname: str = "w@h", active: int = 0, processed: int = 0) -> None:
+        self.fold(decode.WorkerHeartbeat(hostname=hostname, timestamp=0.0, active=active, processed=processed))
+
+    def answer(self, *queues: str, hostname: str = "w@h", processes: int = 1, processed: int | None = None) -> None:
+        self.fleet.answered({hostname: Answer(queues, processes, processed)}, self.clock)
+
+    def measure(self, **lengths: int) -> None:
+        self.fleet.measured({name: Depth(length) for name, length in lengths.items()}, self.clock)
 
     def sent(self, uuid: str = "1", *, name: str = "t", queue: str | None = "q", at: float = 1.0, **more: Any) -> None:
         self.fold(decode.TaskSent(hostname="gen1@h", timestamp=at, uuid=uuid, name=name, queue=queue, **more))

@@ -1,0 +1,113 @@
+"""A question that is asked again and again. One that fails costs freshness: the last answer stays, and ages."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from kombu import Connection
+
+from loopwatch_monitor.intake.tls_options import kombu_ssl
+from loopwatch_monitor.intake.urls import masked, passwords
+
+__all__ = ["Poll", "open_connection"]
+
+logger = structlog.get_logger("loopwatch_monitor")
+
+ANSWER_SECONDS = 5
+"""How long the broker may take for one answer."""
+STEP_SECONDS = 5.0
+
+
+class Poll:
+    """Asks in a daemon thread.
+
+    Args:
+        name: as in the metrics.
+        url: the broker's, for the log (without its password).
+        seconds: from one question to the next.
+        ask: asks and hands on the answer; what it raises is counted and logged.
+        failed: told that there was no answer.
+        hurry: whether to ask sooner (5 seconds after the last question at the earliest).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str,
+        seconds: float,
+        ask: Callable[[], None],
+        failed: Callable[[], None],
+        hurry: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.name = name
+        self._url = url
+        self._seconds = seconds
+        self._ask = ask
+        self._failed = failed
+        self._hurry = hurry
+        self._stopping = threading.Event()
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name=f"loopwatch-poll-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begins to ask."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Asks no more. A question that is under way is left to die with the process: it may hang in a socket."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            asked = time.monotonic()
+            self.ask()
+            while not self._stopping.wait(min(STEP_SECONDS, self._seconds)):
+                if time.monotonic() - asked >= self._seconds or self._hurry():
+                    break
+
+    def ask(self) -> None:
+        """Asks once; never raises."""
+        try:
+            self._ask()
+        except Exception as error:  # noqa: BLE001  # any of a dozen libraries' errors says the same
+            self._failed()
+            if not self._failing and not self._stopping.is_set():
+                logger.warning("poll_failed", poll=self.name, broker=masked(self._url), error=self._reason(error))
+            self._failing = True
+        else:
+            if self._failing:
+                logger.info("poll_answered", poll=self.name, broker=masked(self._url))
+            self._failing = False
+
+    def _reason(self, error: BaseException) -> str:
+        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        for secret in passwords(self._url):
+            text = text.replace(secret, "**")
+        return text
+
+
+def open_connection(url: str, *, options: Mapping[str, Any], ssl_options: Mapping[str, Any]) -> Connection:
+    """A connection to the broker on which no answer is waited for without end. Raises what went wrong."""
+    redis_like = url.startswith(("redis", "sentinel"))
+    patience: dict[str, Any] = {}
+    if redis_like:
+        patience = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
+    elif url.startswith(("amqp", "pyamqp")):
+        patience = {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
+    connection = Connection(
+        url,
+        connect_timeout=ANSWER_SECONDS,
+        transport_options=patience | dict(options),
+        ssl=kombu_ssl(url, ssl_options),
+    )
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=ANSWER_SECONDS)
+    except BaseException:
+        connection.release()
+        raise
+    return connection
