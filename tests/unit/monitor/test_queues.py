@@ -300,10 +300,10 @@ def test_without_slots_they_are_summed_and_the_highest_of_peaks() -> None:
     monitored.snapshot(
         gauges={
             slot: {
-                (catalogue.POOL_CONNECTIONS_MAX, pool): 5,
-                (catalogue.POOL_CONNECTIONS_PEAK, pool): slot + 1,
-                (catalogue.POOL_OLDEST_CHECKOUT, pool): 10 * slot,
-                (catalogue.LOOP_LAG_MAX, ()): 0.5 * slot,
+                catalogue.POOL_CONNECTIONS_MAX.wire_name: {pool: 5},
+                catalogue.POOL_CONNECTIONS_PEAK.wire_name: {pool: slot + 1},
+                catalogue.POOL_OLDEST_CHECKOUT.wire_name: {pool: 10 * slot},
+                catalogue.LOOP_LAG_MAX.wire_name: {(): 0.5 * slot},
             }
             for slot in range(3)
         }

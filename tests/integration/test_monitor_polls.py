@@ -1,0 +1,174 @@
+"""What the monitor asks in the background, on real brokers and of real workers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Connection, Queue
+from structlog.testing import capture_logs
+
+from loopwatch_monitor.hub import Hub
+from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.polls.queues import ask_queues
+from loopwatch_monitor.polls.start import make_polls
+from loopwatch_monitor.polls.thread import Poll
+from loopwatch_monitor.polls.workers import ask_workers
+from loopwatch_monitor.settings import Settings
+from loopwatch_monitor.state.queues import Depth
+from loopwatch_monitor.state.workers import Answer
+from tests.integration.monitor_process import running_worker, until
+
+PLAIN: dict[str, Any] = {"options": {}, "ssl_options": {}}
+
+
+@contextmanager
+def sender(broker: str, **conf: Any) -> Iterator[Celery]:
+    with Celery(broker=broker, set_as_current=False) as app:
+        app.conf.update(task_ignore_result=True, **conf)
+        yield app
+
+
+@pytest.mark.parametrize("steps", [[0, 3, 6, 9], [*range(10)], [0, 5]])
+def test_all_priorities_of_a_queue_on_redis_are_summed(redis_url: str, steps: list[int]) -> None:
+    with sender(redis_url, broker_transport_options={"priority_steps": steps}) as app:
+        for priority in range(10):
+            app.send_task("t", queue="logs", priority=priority)
+        app.send_task("t", queue="content")
+    # Nobody told the monitor of the application's steps.
+    assert ask_queues(redis_url, ["logs", "content", "none"], **PLAIN) == {
+        "logs": Depth(10),
+        "content": Depth(1),
+        "none": Depth(0),
+    }
+
+
+def test_key_prefix_and_separator_are_the_applications(redis_url: str) -> None:
+    options = {"global_keyprefix": "shop:", "sep": "|"}
+    with sender(redis_url, broker_transport_options=options) as app:
+        for priority in (0, 9):
+            app.send_task("t", queue="logs", priority=priority)
+    with redis.Redis.from_url(redis_url) as client:
+        assert set(client.keys("shop:logs*")) == {b"shop:logs", b"shop:logs|9"}
+    assert ask_queues(redis_url, ["logs"], options=options, ssl_options={}) == {"logs": Depth(2)}
+    assert ask_queues(redis_url, ["logs"], **PLAIN) == {"logs": Depth(0)}
+
+
+def test_a_key_that_is_no_list_costs_the_others_nothing(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("set", "x")
+        client.lpush("logs", "m")
+    assert ask_queues(redis_url, ["set", "logs"], **PLAIN) == {"set": Depth(0), "logs": Depth(1)}
+
+
+def test_messages_and_consumers_on_rabbitmq_and_a_missing_queue_kills_no_answer(rabbitmq_url: str) -> None:
+    with Connection(rabbitmq_url) as other, other.channel() as channel:
+        Queue("own", exclusive=True, channel=channel).declare()
+        Queue("logs", durable=True, channel=channel).declare()
+        channel.basic_consume("own", no_ack=True)
+        with sender(rabbitmq_url) as app:
+            for _ in range(3):
+                app.send_task("t", queue="content")
+        found = ask_queues(rabbitmq_url, ["none", "logs", "own", "none", "content"], **PLAIN)
+    # An exclusive queue is its owner's secret.
+    assert found == {"none": Depth(0, 0), "logs": Depth(0, 0), "content": Depth(3, 0)}
+
+
+def test_workers_tell_their_queues_and_processes(redis_url: str, tmp_path: Path) -> None:
+    """And the whole: queue of a task, workers and processes of each queue, on the page."""
+    settings = Settings(broker_url=redis_url, queues=("idle",))
+    hub = Hub(settings, status=BrokerStatus(up=True), version="1")
+    with running_worker(redis_url, tmp_path, "one@here", "logs,content"):
+        with sender(redis_url) as app:
+            app.send_task("ok", queue="logs")
+        found: dict[str, Answer] = {}
+
+        def answered() -> bool:
+            found.update(ask_workers(redis_url, **PLAIN))
+            return bool(found) and found["one@here"].processed == 1
+
+        until(answered, "the worker's answer")
+        answer = found["one@here"]
+        assert answer.queues is not None
+        assert (sorted(answer.queues), answer.processes) == (["content", "logs"], 2)
+        polls = make_polls(settings, hub)
+        for poll in reversed(polls):
+            poll.ask()
+    page = hub.page().decode()
+    for line in (
+        'celery_active_worker_count{queue_name="logs"} 1',
+        'celery_active_process_count{queue_name="content"} 2',
+        'celery_active_process_count{queue_name="idle"} 0',
+        'celery_queue_length{queue_name="logs"} 0',
+        'celery_queue_length{queue_name="idle"} 0',
+        'celery_worker_up{hostname="one@here"} 1',
+        'loopwatch_monitor_poll_failures_total{poll="queues"} 0',
+    ):
+        assert f"{line}\n" in page
+
+
+def test_consumers_on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
+    with running_worker(rabbitmq_url, tmp_path, "one@here", "logs"):
+        assert ask_queues(rabbitmq_url, ["logs"], **PLAIN) == {"logs": Depth(0, 1)}
+        until(lambda: "one@here" in ask_workers(rabbitmq_url, **PLAIN), "the worker's answer")
+
+
+def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> None:
+    with socket.socket() as nobody:  # bound, not listening: a connection is refused
+        nobody.bind(("127.0.0.1", 0))
+        url = f"redis://:secret@127.0.0.1:{nobody.getsockname()[1]}/0"
+        hub = Hub(Settings(broker_url=url), status=BrokerStatus(), version="1")
+        hub.measured({"q": Depth(3)})
+        queues, workers = make_polls(Settings(broker_url=url), hub)
+        with capture_logs() as logged:
+            for poll in (queues, workers, queues):
+                poll.ask()
+    page = hub.page().decode()
+    assert 'celery_queue_length{queue_name="q"} 3\n' in page
+    assert 'loopwatch_monitor_poll_failures_total{poll="queues"} 2\n' in page
+    assert 'loopwatch_monitor_poll_failures_total{poll="workers"} 1\n' in page
+    # Once, however often it fails.
+    assert [(line["event"], line["poll"]) for line in logged] == [("poll_failed", "queues"), ("poll_failed", "workers")]
+    assert "secret" not in str(logged)
+
+
+def test_a_broker_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwatch_monitor.polls.thread.ANSWER_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for scheme in ("redis", "amqp"):
+            url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/"
+            failures: list[int] = []
+            poll = Poll(
+                "queues",
+                url=url,
+                seconds=0.01,
+                ask=lambda url=url: ask_queues(url, ["q"], **PLAIN),  # type: ignore[misc]
+                failed=lambda failures=failures: failures.append(1),  # type: ignore[misc]
+            )
+            poll.start()
+            until(lambda failures=failures: len(failures) >= 2, f"{scheme}'s failures")  # type: ignore[misc]
+            poll.close()
+
+
+def test_a_new_worker_is_asked_soon() -> None:
+    asked: list[int] = []
+    strangers = {"new@here"}
+    poll = Poll(
+        "workers",
+        url="memory://",
+        seconds=3600.0,
+        ask=lambda: asked.append(1),
+        failed=lambda: None,
+        hurry=lambda: bool(strangers),
+    )
+    poll.start()
+    until(lambda: len(asked) == 2, "the second question")
+    poll.close()
