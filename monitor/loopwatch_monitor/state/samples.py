@@ -155,10 +155,10 @@ class Samples:
             catalogue.MONITOR_LAST_EVENT: lambda now: [((), ledger.last_event)],
             catalogue.MONITOR_EVICTIONS: lambda now: _by(ledger.evictions),
             catalogue.MONITOR_TABLE_ENTRIES: lambda now: _by(
-                {table: entries for table, (entries, _) in self._tables().items()}
+                {table: entries for table, (entries, _) in self.tables().items()}
             ),
             catalogue.MONITOR_TABLE_LIMIT: lambda now: _by(
-                {table: limit for table, (_, limit) in self._tables().items()}
+                {table: limit for table, (_, limit) in self.tables().items()}
             ),
             catalogue.MONITOR_SERIES_DROPPED: lambda now: _by(ledger.dropped),
             catalogue.MONITOR_SNAPSHOTS: lambda now: [((), ledger.snapshots)],
@@ -169,7 +169,8 @@ class Samples:
             catalogue.MONITOR_BUILD_INFO: lambda now: [(build, 1)],
         }
 
-    def _tables(self) -> dict[str, tuple[int, int]]:
+    def tables(self) -> dict[str, tuple[int, int]]:
+        """Of each table, its entries and the most that it may hold. A table of several families: the fullest one's."""
         fleet = self._fleet
         return {
             "tasks": (len(fleet.tasks), fleet.tasks.limit),
@@ -177,6 +178,7 @@ class Samples:
             "task_series": (len(fleet.series), fleet.series.limit),
             "hosts": (len(fleet.workers.hosts), fleet.workers.limit),
             "nodes": (len(fleet.processes.nodes), fleet.processes.limit),
+            "snapshot_series": (len(fleet.totals), fleet.totals.limit),
             "queues": (len(fleet.queues), fleet.queues.limit),
             "event_conflicts": (len(fleet.conflicts), fleet.conflicts.limit),
         }

@@ -61,6 +61,10 @@ class Totals:
         self.limit = limit
         self._families: dict[Metric, dict[Values, _Row]] = {}
 
+    def __len__(self) -> int:
+        """The label sets of the family that has most."""
+        return max(map(len, self._families.values()), default=0)
+
     def add(self, metric: Metric, values: Values, amount: Value) -> None:
         """Adds to a row. An amount of nothing makes the row exist: some series are born at 0."""
         rows = self._families.setdefault(metric, {})
