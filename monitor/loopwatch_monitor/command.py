@@ -45,7 +45,7 @@ logger = structlog.get_logger("loopwatch_monitor")
 
 SWITCH_SECONDS = 0.001
 """For which a thread keeps the GIL: a page and the intake each wait that long for the other, instead of 5 ms."""
-CLOSE_SECONDS = 0.5
+CLOSE_SECONDS = 0.3
 """How long the intake may take to end: SIGTERM is to be obeyed within a second."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
