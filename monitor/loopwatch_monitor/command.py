@@ -66,19 +66,6 @@ def _joined(buckets: tuple[float, ...]) -> str:
 @_option("--broker-url", default="", show_default=False, help="The broker, such as redis://host:6379/0. Required.")
 @_option("--host", default="0.0.0.0", help="Address to listen on.")  # noqa: S104  # a sidecar is scraped from outside
 @_option("--port", type=int, default=9808, help="Port to listen on; 0 takes a free one.")
-@_option("--log-level", default="INFO", help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
-@_option("--worker-timeout", type=float, default=300.0, help="Seconds of silence until a worker is down; 0 = never.")
-@_option(
-    "--purge-offline-worker-metrics",
-    type=float,
-    default=600.0,
-    help="Seconds of silence until a worker's series go; 0 = never.",
-)
-@_option("--buckets", default=_joined(catalogue.TASK_RUNTIME.buckets), help="Of task runtimes, in seconds.")
-@_option("--queue-wait-buckets", default=_joined(catalogue.TASK_QUEUE_WAIT.buckets), help="Of queue waits, in seconds.")
-@_option("--default-queue-name", default="celery", help="Queue of tasks that were sent to no named one.")
-@_option("--metric-prefix", default=catalogue.CELERY_PREFIX, help="Stands in for celery_ in Celery's own metrics.")
-@_option("--static-label", multiple=True, metavar="K=V", help="Label on every series; repeatable.")
 @_option("--created-timestamps", is_flag=True, help="Expose _created; Prometheus stores each counter twice then.")
 @_option(
     "--web.listen-address",
@@ -93,21 +80,34 @@ def _joined(buckets: tuple[float, ...]) -> str:
     help="TLS, passwords, headers and rate limit: exporter-toolkit's web configuration. Re-read when it changes.",
 )
 @_option("--web.open-health", is_flag=True, help="/health, /ready and /live answer without authentication.")
+@_option("--log-level", default="INFO", help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+@_option("--worker-timeout", type=float, default=300.0, help="Seconds of silence until a worker is down; 0 = never.")
+@_option(
+    "--purge-offline-worker-metrics",
+    type=float,
+    default=600.0,
+    help="Seconds of silence until a worker's series go; 0 = never.",
+)
+@_option("--buckets", default=_joined(catalogue.TASK_RUNTIME.buckets), help="Of task runtimes, in seconds.")
+@_option("--queue-wait-buckets", default=_joined(catalogue.TASK_QUEUE_WAIT.buckets), help="Of queue waits, in seconds.")
+@_option("--default-queue-name", default="celery", help="Queue of tasks that were sent to no named one.")
+@_option("--metric-prefix", default=catalogue.CELERY_PREFIX, help="Stands in for celery_ in Celery's own metrics.")
+@_option("--static-label", multiple=True, metavar="K=V", help="Label on every series; repeatable.")
 @_option("--broker-transport-option", multiple=True, metavar="K=V", help="For kombu's transport; repeatable.")
 def _command(
+    web_listen_address: tuple[str, ...],
     buckets: str,
     queue_wait_buckets: str,
     static_label: tuple[str, ...],
     broker_transport_option: tuple[str, ...],
-    web_listen_address: tuple[str, ...],
     **plain: Any,
 ) -> int:
     """Consume Celery's events and serve them as Prometheus metrics."""
     settings = Settings(
+        web_listen_addresses=parse_addresses("--web.listen-address", web_listen_address),
         buckets=parse_buckets("--buckets", buckets),
         queue_wait_buckets=parse_buckets("--queue-wait-buckets", queue_wait_buckets),
         static_labels=parse_pairs("--static-label", static_label),
-        web_listen_addresses=parse_addresses("--web.listen-address", web_listen_address),
         broker_transport_options=parse_options("--broker-transport-option", broker_transport_option),
         **plain,
     )

@@ -62,8 +62,6 @@ class Hub:
         self._clock = clock
         self._started = clock().wall
         self._created = settings.created_timestamps
-        self._status = status
-        self._reloaded = reloaded
         self._lock = threading.Lock()
         self._fleet = Fleet(
             labels=Labels(settings.static_labels),
@@ -82,6 +80,11 @@ class Hub:
                 catalogue.TASK_QUEUE_WAIT: settings.queue_wait_buckets,
             },
         )
+        self._told_by_others: dict[catalogue.Metric, Callable[[], float]] = {
+            catalogue.MONITOR_BROKER_UP: lambda: int(status.up),
+            catalogue.MONITOR_RECONNECTS: lambda: status.lost,
+            catalogue.MONITOR_WEB_CONFIG_RELOADED: lambda: int(reloaded()),
+        }
         self._process = CollectorRegistry(auto_describe=True)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
@@ -170,13 +173,9 @@ class Hub:
             yield samples
 
     def _read(self, metric: catalogue.Metric) -> Iterator[Sample]:
-        own = {
-            catalogue.MONITOR_BROKER_UP: self._status.up,
-            catalogue.MONITOR_RECONNECTS: self._status.lost,
-            catalogue.MONITOR_WEB_CONFIG_RELOADED: self._reloaded(),
-        }
-        if metric in own:
-            return iter([(self._fleet.labels.text((), ()), int(own[metric]))])
+        told = self._told_by_others.get(metric)
+        if told is not None:
+            return iter([(self._fleet.labels.text((), ()), told())])
         return self._samples.read(metric, self._clock())
 
 

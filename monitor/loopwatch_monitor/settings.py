@@ -39,6 +39,10 @@ class Settings:
     Attributes:
         broker_url: kombu's URL of the broker; several, to be tried in turn, are joined by ``;``.
         host, port: where the pages are served; port 0 takes any free one.
+        web_listen_addresses: where the pages are served instead of at host and port, when there are any.
+        web_config_file: exporter-toolkit's web configuration.
+        web_open_health: whether the probes answer without authentication.
+        created_timestamps: whether ``_created`` is exposed for counters and histograms.
         log_level: the least severe level that is logged.
         worker_timeout: seconds of silence after which a worker is down; 0 = never.
         purge_offline_worker_metrics: seconds of silence after which a worker's series go; 0 = never.
@@ -47,15 +51,15 @@ class Settings:
         metric_prefix: stands in for ``celery_``.
         static_labels: added to every series.
         broker_transport_options: passed to the transport, over our own timeouts.
-        web_listen_addresses: where the pages are served instead of at host and port, when there are any.
-        web_config_file: exporter-toolkit's web configuration.
-        web_open_health: whether the probes answer without authentication.
-        created_timestamps: whether ``_created`` is exposed for counters and histograms.
     """
 
     broker_url: str
     host: str = "0.0.0.0"  # noqa: S104  # celery-exporter's default: a sidecar is scraped from outside
     port: int = 9808
+    created_timestamps: bool = False
+    web_listen_addresses: tuple[Address, ...] = ()
+    web_config_file: Path | None = None
+    web_open_health: bool = False
     log_level: str = "INFO"
     worker_timeout: float = 300.0
     purge_offline_worker_metrics: float = 600.0
@@ -65,10 +69,6 @@ class Settings:
     metric_prefix: str = catalogue.CELERY_PREFIX
     static_labels: Mapping[str, str] = field(default_factory=dict)
     broker_transport_options: Mapping[str, object] = field(default_factory=dict)
-    created_timestamps: bool = False
-    web_listen_addresses: tuple[Address, ...] = ()
-    web_config_file: Path | None = None
-    web_open_health: bool = False
 
     def __post_init__(self) -> None:
         _check_broker_url(self.broker_url)

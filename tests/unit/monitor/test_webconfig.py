@@ -77,10 +77,11 @@ def test_the_example(pem: Path, tmp_path: Path) -> None:
     for name in ("server.crt", "server.key", "clients.crt"):
         (tmp_path / name).write_bytes(pem.read_bytes())
     text = example.read_text()
-    for config in (read(tmp_path, text), read(tmp_path, re.sub("(?m)^  # client", "  client", text))):
-        assert config.tls is not None
-        assert list(config.users) == ["prometheus"]
-    assert config.tls.allowed_sans == {"prometheus.example.org"}
+    plain, mutual = read(tmp_path, text), read(tmp_path, re.sub("(?m)^  # client", "  client", text))
+    assert list(plain.users) == list(mutual.users) == ["prometheus"]
+    assert plain.tls is not None
+    assert mutual.tls is not None
+    assert mutual.tls.allowed_sans == {"prometheus.example.org"}
 
 
 def test_tls_is_1_2_at_least(pem: Path, tmp_path: Path) -> None:
