@@ -1,30 +1,40 @@
 """What a scrape costs: processor time and size of a page of two fleets, by series, compressed or not.
 
-`python -m benchmarks.scrape` prints it; `measure` returns it as plain numbers.
+`python -m benchmarks.scrape` prints it; `measure` and `measure_under_load` return it as plain numbers.
 """
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
+import multiprocessing
 import statistics
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from time import perf_counter, process_time
+from itertools import cycle
+from multiprocessing.connection import Connection
+from time import perf_counter, process_time, sleep
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from loopwatch_monitor.command import SWITCH_SECONDS
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.scrape import Variant, render
+from loopwatch_monitor.server import Server
 from loopwatch_monitor.settings import Settings
 
-__all__ = ["FLEETS", "Fleet", "Scrape", "measure", "prometheus_client_seconds"]
+__all__ = ["FLEETS", "Fleet", "LoadedScrape", "Scrape", "measure", "measure_under_load", "prometheus_client_seconds"]
 
 ROUNDS = 5
+EVENTS_PER_SECOND = 10_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,19 @@ class Scrape:
     gzip_bytes: int
     gzip_seconds: float
     """Processor seconds of the same page rendered and compressed."""
+
+
+@dataclass(frozen=True)
+class LoadedScrape:
+    """Scrapes over HTTP (OpenMetrics, gzip) of a monitor that folds events meanwhile."""
+
+    p50: float
+    p99: float
+    bytes: int
+    events_per_second: float
+    """What was folded: less than was asked for where the scrapes are in the way."""
+    longest_message: float
+    """Seconds, the longest that one message took to be taken in."""
 
 
 def a_hub(fleet: Fleet) -> Hub:
@@ -91,6 +114,81 @@ def measure(fleet: Fleet, *, form: Format = Format.TEXT, rounds: int = ROUNDS) -
     gzip_seconds, _ = _medians(lambda: render(hub.pieces, compressed), rounds)
     series = sum(1 for line in page.splitlines() if not line.startswith(b"#"))
     return Scrape(seconds, wall, series, len(page), len(packed), gzip_seconds)
+
+
+def measure_under_load(fleet: Fleet, *, scrapes: int = 100, pause: float = 0.05) -> LoadedScrape:
+    """Scrapes a monitor in another process while events of its fleet flow into it, `EVENTS_PER_SECOND`."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_monitor, args=(theirs, fleet), daemon=True)
+    process.start()
+    theirs.close()  # so that its end is heard of
+    port = ours.recv()
+    client = http.client.HTTPConnection("127.0.0.1", port)
+    headers = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
+    taken, size = [], 0
+    for _ in range(scrapes):
+        start = perf_counter()
+        client.request("GET", "/metrics", headers=headers)
+        size = len(client.getresponse().read())
+        taken.append(perf_counter() - start)
+        sleep(pause)
+    client.close()
+    ours.send("stop")
+    rate, longest = ours.recv()
+    process.join()
+    taken.sort()
+    return LoadedScrape(taken[len(taken) // 2], taken[int(len(taken) * 0.99) - 1], size, rate, longest)
+
+
+def _monitor(parent: Connection, fleet: Fleet) -> None:
+    sys.setswitchinterval(SWITCH_SECONDS)
+    asyncio.run(_serve(parent, fleet))
+
+
+async def _serve(parent: Connection, fleet: Fleet) -> None:
+    hub = a_hub(fleet)
+    server = Server(pieces=hub.pieces, probe=lambda: None, status=BrokerStatus(up=True), version="0")
+    (address,) = await server.start([Address("127.0.0.1")])
+    feed = _Feed(hub, fleet)
+    feed.start()
+    parent.send(address.port)
+    await asyncio.to_thread(parent.recv)
+    parent.send(feed.stop())
+    await server.close()
+
+
+class _Feed(threading.Thread):
+    """Hands lives of tasks to a hub, at a steady rate, as its intake's thread does."""
+
+    def __init__(self, hub: Hub, fleet: Fleet) -> None:
+        super().__init__(daemon=True)
+        self._hub = hub
+        self._bodies = cycle(
+            json.dumps(_life(task, worker, task % fleet.queues)).encode()
+            for task in range(min(fleet.tasks, 100))
+            for worker in range(fleet.workers)
+        )
+        self._stopping = threading.Event()
+        self._messages = 0
+        self._longest = 0.0
+        self._began = perf_counter()
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            due = int((perf_counter() - self._began) * EVENTS_PER_SECOND / 4)
+            while self._messages < due:
+                start = perf_counter()
+                self._hub.receive(next(self._bodies), "application/json")
+                self._longest = max(self._longest, perf_counter() - start)
+                self._messages += 1
+            self._stopping.wait(0.001)
+
+    def stop(self) -> tuple[float, float]:
+        """Events a second, and the longest that one message took."""
+        self._stopping.set()
+        self.join()
+        return self._messages * 4 / (perf_counter() - self._began), self._longest
 
 
 def _medians(way: Callable[[], object], rounds: int) -> tuple[float, float]:
@@ -130,6 +228,13 @@ def main() -> int:
                 f"gzip {found.gzip_seconds * 1e3:.1f} ms, {found.gzip_bytes / 1e6:.2f} MB",
                 flush=True,
             )
+        loaded = measure_under_load(fleet, scrapes=100 if fleet.tasks * fleet.workers < 1000 else 10)
+        print(
+            f"{title}, over HTTP while {loaded.events_per_second:,.0f} events/s flow: p50 {loaded.p50 * 1e3:.1f} ms, "
+            f"p99 {loaded.p99 * 1e3:.1f} ms, {loaded.bytes / 1e6:.2f} MB; "
+            f"longest message {loaded.longest_message * 1e3:.1f} ms",
+            flush=True,
+        )
     return 0
 
 

@@ -445,12 +445,6 @@ MONITOR_BROKER_UP = _metric(
 MONITOR_RECONNECTS = _metric(
     "loopwatch_monitor_reconnects_total", "counter", "Connections to the broker that were lost.", origin="monitor"
 )
-MONITOR_WEB_CONFIG_RELOADED = _metric(
-    "loopwatch_monitor_web_config_last_reload_successful",
-    "gauge",
-    "1 while the web configuration in use is what its file says, 0 once the file was changed and cannot be used.",
-    origin="monitor",
-)
 MONITOR_BROKER_DOWN = _metric(
     "loopwatch_monitor_broker_down_seconds_total",
     "counter",
@@ -508,6 +502,12 @@ MONITOR_BUILD_INFO = _metric(
     "Always 1: the monitor's version.",
     "version",
     "python_version",
+    origin="monitor",
+)
+MONITOR_WEB_CONFIG_RELOADED = _metric(
+    "loopwatch_monitor_web_config_last_reload_successful",
+    "gauge",
+    "1 while the web configuration in use is what its file says, 0 once the file was changed and cannot be used.",
     origin="monitor",
 )
 

@@ -23,14 +23,14 @@ h1 { margin: 0; font-size: 1.5rem; letter-spacing: -.01em }
 h1 small { margin-left: .5rem; font-size: .8125rem; font-weight: 500; color: var(--soft); letter-spacing: 0 }
 p { margin: .5rem 0 0; color: var(--soft) }
 ul { list-style: none; margin: 0; padding: 0 }
-a { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: .875rem 2rem; border-top: 1px solid var(--line);
-  color: inherit; text-decoration: none }
+a { display: flex; flex-wrap: wrap; align-items: baseline; gap: .25rem 1rem; padding: .875rem 2rem;
+  border-top: 1px solid var(--line); color: inherit; text-decoration: none }
 a:hover, a:focus-visible { background: var(--back); outline: none }
 code { min-width: 6rem; font: 600 .9375rem ui-monospace, monospace; color: var(--accent) }
 span { color: var(--soft) }
 """
 _PAGES = {
-    "metrics": "for Prometheus: tasks, workers, loops, pools, conflicts",
+    "metrics": "tasks, workers, loops, pools, conflicts",
     "health": "the broker answers (it is asked)",
     "ready": "connected to the broker, and not behind",
     "live": "this process works",

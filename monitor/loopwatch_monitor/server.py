@@ -30,7 +30,7 @@ PROBE_SECONDS = 2.0
 """How long a probe's answer is good: many callers of `/health` must not become many connections to the broker."""
 SEND_SECONDS = 60.0
 """How long a client may take to read a page."""
-CLOSE_SECONDS = 0.2
+CLOSE_SECONDS = 0.1
 """How long a response may take to end when the monitor does; waited for twice at most."""
 PROBES = ("/health", "/ready", "/live")
 

@@ -42,6 +42,10 @@ class Settings:
     Attributes:
         broker_url: kombu's URL of the broker; several, to be tried in turn, are joined by ``;``.
         host, port: where the pages are served; port 0 takes any free one.
+        web_listen_addresses: where the pages are served instead of at host and port, when there are any.
+        web_config_file: exporter-toolkit's web configuration.
+        web_open_health: whether the probes answer without authentication.
+        created_timestamps: whether ``_created`` is exposed for counters and histograms.
         log_level: the least severe level that is logged.
         worker_timeout: seconds of silence after which a worker is down; 0 = never.
         purge_offline_worker_metrics: seconds of silence after which a worker's series go; 0 = never.
@@ -58,10 +62,6 @@ class Settings:
         queues: queues that are known before anybody mentions them.
         slots: whether the slots of a worker are told apart.
         conflict_texts: whether the text of a conflict's error is logged.
-        web_listen_addresses: where the pages are served instead of at host and port, when there are any.
-        web_config_file: exporter-toolkit's web configuration.
-        web_open_health: whether the probes answer without authentication.
-        created_timestamps: whether ``_created`` is exposed for counters and histograms.
         event_exchange: Celery's ``event_exchange``.
         event_buffer_bytes: what is kept at most when events come faster than they can be taken in.
     """
@@ -69,6 +69,10 @@ class Settings:
     broker_url: str
     host: str = "0.0.0.0"  # noqa: S104  # celery-exporter's default: a sidecar is scraped from outside
     port: int = 9808
+    created_timestamps: bool = False
+    web_listen_addresses: tuple[Address, ...] = ()
+    web_config_file: Path | None = None
+    web_open_health: bool = False
     log_level: str = "INFO"
     worker_timeout: float = 300.0
     purge_offline_worker_metrics: float = 600.0
@@ -86,10 +90,6 @@ class Settings:
     queues: tuple[str, ...] = ()
     slots: bool = True
     conflict_texts: bool = True
-    created_timestamps: bool = False
-    web_listen_addresses: tuple[Address, ...] = ()
-    web_config_file: Path | None = None
-    web_open_health: bool = False
     event_exchange: str = "celeryev"
     event_buffer_bytes: int = 256 * 1024 * 1024
 

@@ -38,11 +38,11 @@ class Broker:
 
     def set_password(self, password: str) -> None:
         self.client.config_set("requirepass", password)
-        self.client.execute_command("AUTH", password)
+        self.client.auth(password)
 
     def drop_everybody(self) -> None:
-        self.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        self.client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        for kind in ("pubsub", "normal"):
+            self.client.client_kill_filter(_type=kind)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def every_page(monitor: Monitor) -> str:
     pages = [monitor.get(path) for path in PAGES]
     asked = urllib.request.Request(f"{monitor.url}/metrics", headers={"Accept": Format.OPENMETRICS.value})
     with urllib.request.urlopen(asked) as response:
-        return str(pages) + response.read().decode() + str(response.headers)
+        return f"{pages} {response.read().decode()} {response.headers}"
 
 
 def test_the_brokers_password_is_told_nobody(broker: Broker, tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ async def serving(
     """A server of an empty hub."""
     status = status or BrokerStatus(up=True)
     hub = Hub(Settings(broker_url="memory://"), status=status, version="1.2.3")
-    parts: dict[str, Any] = {"pieces": hub.pieces, "probe": lambda: None, "guard": Guard(config), **options}
-    server = Server(status=status, version="1.2.3", **parts)
+    given: dict[str, Any] = {"pieces": hub.pieces, "probe": lambda: None, "guard": Guard(config)} | options
+    server = Server(status=status, version="1.2.3", **given)
     (bound,) = await server.start([address or Address("127.0.0.1")])
     try:
         yield Client(bound)

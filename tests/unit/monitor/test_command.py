@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -49,6 +50,14 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--broker-url", "redis://h", "--static-label", "x"], "--static-label"),
         (["--broker-url", "redis://h", "--broker-transport-option", "x"], "--broker-transport-option"),
         (["--broker-url", "redis://h", "--frobnicate"], "--frobnicate"),
+        (
+            ["--broker-url", "redis://h", "--web.listen-address", "9808"],
+            "--web.listen-address (LOOPWATCH_WEB_LISTEN_ADDRESS): '9808' must be written like",
+        ),
+        (
+            ["--broker-url", "redis://h", "--web.config.file", "/nowhere.yml"],
+            "--web.config.file (LOOPWATCH_WEB_CONFIG_FILE): /nowhere.yml: cannot be read: No such file",
+        ),
         (["serve"], "unexpected extra argument"),
     ],
 )
@@ -82,6 +91,16 @@ def test_an_address_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         port = str(taken.getsockname()[1])
         assert main(["--broker-url", "memory://", "--host", "127.0.0.1", "--port", port]) == 2
     assert "--port (LOOPWATCH_PORT): cannot listen on 127.0.0.1" in capsys.readouterr().err
+
+
+def test_addresses_that_are_taken(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "monitor.sock"
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(path))
+        taken.listen()
+        addresses = ("--web.listen-address", "127.0.0.1:0", "--web.listen-address", f"unix://{path}")
+        line = refused(capsys, "--broker-url", "memory://", *addresses)
+    assert f"--web.listen-address (LOOPWATCH_WEB_LISTEN_ADDRESS): cannot listen on unix://{path}: " in line
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import subprocess
 from pathlib import Path
@@ -69,6 +70,18 @@ rate_limit: {{interval: 1m0.5s, burst: 20}}
     assert config.headers == {"Strict-Transport-Security": "max-age=3600", "X-Frame-Options": "deny"}
     assert config.users == {"prometheus": HASH.encode(), "007": HASH.encode()}
     assert config.rate_limit == RateLimit(60.5, 20)
+
+
+def test_the_example(pem: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[3] / "monitor" / "web-config.yml"
+    for name in ("server.crt", "server.key", "clients.crt"):
+        (tmp_path / name).write_bytes(pem.read_bytes())
+    text = example.read_text()
+    plain, mutual = read(tmp_path, text), read(tmp_path, re.sub("(?m)^  # client", "  client", text))
+    assert list(plain.users) == list(mutual.users) == ["prometheus"]
+    assert plain.tls is not None
+    assert mutual.tls is not None
+    assert mutual.tls.allowed_sans == {"prometheus.example.org"}
 
 
 def test_tls_is_1_2_at_least(pem: Path, tmp_path: Path) -> None:
