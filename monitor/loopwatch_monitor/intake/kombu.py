@@ -143,10 +143,10 @@ def _hasten(connection: Any, channel: Any) -> None:
     """Makes py-amqp, where it is that, waste less: it reads each message with nine calls of the system, sets and resets
     the timeout three times, and decodes a body that we want as it is."""
     transport = getattr(connection, "transport", None)
-    if not isinstance(transport, TCPTransport):
+    if not isinstance(transport, TCPTransport) or transport.sock is None:
         return
     transport.sock.settimeout(WAIT_SECONDS)
-    transport._quick_recv = _buffered(transport.sock)
+    transport._quick_recv = _buffered(transport.sock)  # type: ignore[attr-defined,unused-ignore]
     channel.auto_decode = False
 
 
