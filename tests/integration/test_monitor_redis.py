@@ -12,6 +12,7 @@ import pytest
 from redis import Redis, RedisError
 
 from app.demo.servers import Server, free_port
+from benchmarks.intake import burst
 from benchmarks.stream import envelopes
 from loopwatch_monitor.intake.redis import RedisIntake
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
@@ -121,6 +122,12 @@ def test_tls_that_is_refused(tls_port: int, query: str, error: str) -> None:
 def test_several_servers(redis_url: str) -> None:
     """The first does not answer."""
     comes_through(f"redis://127.0.0.1:{free_port()};{redis_url}", sender=redis_url)
+
+
+def test_a_burst_is_drained_whole(redis_server: Server, tmp_path: Path) -> None:
+    """At Redis' own buffer limits, by what `make bench` measures a larger one with."""
+    consumed, _ = burst(tmp_path, tasks=10_000)
+    assert consumed.events == 40_000
 
 
 class Sentinels:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from mmap import mmap
+from typing import Any
 
 import hiredis
 import msgspec
@@ -57,7 +58,7 @@ class Backlog:
         self.size = 0
         self.error: hiredis.ProtocolError | None = None
         self._parts = deque([_Part()])
-        self._reader = hiredis.Reader()
+        self._reader: Any = hiredis.Reader()  # its types know of bytes only, it reads any buffer
 
     def __bool__(self) -> bool:
         return self.size > 0 or len(self._parts) > 1

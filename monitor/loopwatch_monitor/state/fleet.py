@@ -68,14 +68,14 @@ class Fleet:
         )
         self.early = Early()
         tasks = self.tasks
-        self._folds: dict[type[decode.AnyEvent | decode.OtherEvent], Callable[[Any, Now], object]] = {
+        self._folds: dict[type, Callable[[Any, Now], object]] = {
             decode.Snapshot: self.processes.fold,
             decode.WorkerOnline: self._fold_beat,
             decode.WorkerHeartbeat: self._fold_beat,
             decode.WorkerOffline: lambda event, now: self._known(self.workers.left(event.hostname, now)),
             decode.TaskSent: self._fold_sent,
         }
-        self._task_folds: dict[type[decode.TaskEvent], Callable[[Any], tuple[str, str] | None]] = {
+        self._task_folds: dict[type, Callable[[Any], tuple[str, str] | None]] = {
             decode.TaskReceived: tasks.received,
             decode.TaskStarted: tasks.started,
             decode.TaskSucceeded: tasks.succeeded,
