@@ -47,13 +47,14 @@ class Consumed:
 
 def _loopwatch(broker: str) -> _Count:
     """The monitor without its web server: intake, fold, counters."""
-    from loopwatch_monitor.command import make_intake
+    from loopwatch_monitor.command import make_intake, spare_the_intake
     from loopwatch_monitor.hub import Hub
     from loopwatch_monitor.intake.status import BrokerStatus
     from loopwatch_monitor.settings import Settings
 
     settings, status = Settings(broker_url=broker), BrokerStatus()
     hub = Hub(settings, status=status, version="benchmark")
+    spare_the_intake()
     make_intake(settings, hub, status).start()
     while not status.up:
         time.sleep(0.01)

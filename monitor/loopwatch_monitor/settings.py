@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from urllib.parse import urlsplit
@@ -126,13 +128,17 @@ def parse_pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def parse_options(option: str, texts: tuple[str, ...]) -> dict[str, object]:
-    """The same, with values that look like numbers or truth values read as such."""
+    """The same, with values that look like numbers, truth values or JSON objects read as such."""
     return {key: _literal(value) for key, value in parse_pairs(option, texts).items()}
 
 
 def _literal(text: str) -> object:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if text.startswith("{"):
+        with suppress(ValueError):
+            found: object = json.loads(text)
+            return found
     for kind in (int, float):
         try:
             return kind(text)

@@ -14,8 +14,10 @@ from redis import Redis, RedisError
 from app.demo.servers import Server, free_port
 from benchmarks.intake import burst
 from benchmarks.stream import envelopes
-from loopwatch_monitor.intake.redis import RedisIntake
+from loopwatch_monitor.command import make_intake
+from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+from loopwatch_monitor.settings import Settings
 from tests.integration.certificates import self_signed
 from tests.integration.monitor_hub import consuming, emit
 from tests.integration.monitor_process import running_monitor, until
@@ -29,6 +31,12 @@ def comes_through(broker: str, sender: str | None = None, conf: dict[str, Any] |
     with consuming(broker, **settings) as monitor:
         emit(sender or broker, 3, **conf or {})
         monitor.waits_for(RECEIVED, 3)
+
+
+def probe(broker: str, **settings: Any) -> None:
+    """Connects once."""
+    chosen = Settings(broker_url=broker, **settings)
+    make_intake(chosen, Hub(chosen, status=BrokerStatus(), version="1"), BrokerStatus()).probe()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ def test_a_user_who_may_only_subscribe(redis_server: Server, tmp_path: Path) -> 
         comes_through(watcher, sender=broker.url)
         broker.do("ACL", "SETUSER", "watcher", "resetchannels")
         with pytest.raises(BrokerUnreachableError, match="NOPERM") as caught:
-            RedisIntake(watcher, sink=print, status=BrokerStatus()).probe()
+            probe(watcher)
         assert "cr" not in str(caught.value)
 
 
@@ -116,7 +124,7 @@ def test_tls(tls_port: int, certificate: Path) -> None:
 def test_tls_that_is_refused(tls_port: int, query: str, error: str) -> None:
     url = f"rediss://127.0.0.1:{tls_port}/0{query}"
     with pytest.raises(BrokerUnreachableError, match=error):
-        RedisIntake(url, sink=print, status=BrokerStatus()).probe()
+        probe(url)
 
 
 def test_several_servers(redis_url: str) -> None:
@@ -203,4 +211,4 @@ def test_a_failover_by_sentinels(sentinels: Sentinels, tmp_path: Path) -> None:
 def test_a_name_that_the_sentinels_do_not_know(sentinels: Sentinels) -> None:
     options = {"master_name": "other"}
     with pytest.raises(BrokerUnreachableError, match="knows no server named other"):
-        RedisIntake(sentinels.url, sink=print, status=BrokerStatus(), options=options).probe()
+        probe(sentinels.url, broker_transport_options=options)

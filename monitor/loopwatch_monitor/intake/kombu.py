@@ -17,7 +17,7 @@ from celery.events.event import get_exchange
 from kombu import Connection, Consumer, Queue
 from kombu.transport.virtual.base import Message as VirtualMessage
 
-from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.batch import Batch, Sink
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT, Intake
 from loopwatch_monitor.intake.urls import masked, passwords
@@ -50,7 +50,7 @@ class KombuIntake(Intake):
 
     Args:
         url: the broker's URL.
-        sink: called in the thread with what was read; must not raise.
+        sink: called in the thread with what was read.
         status: kept true to the state of the connection.
         exchange: Celery's ``event_exchange``.
         options: for the transport.
@@ -60,7 +60,7 @@ class KombuIntake(Intake):
         self,
         url: str,
         *,
-        sink: Callable[[Batch], None],
+        sink: Sink,
         status: BrokerStatus,
         exchange: str = "celeryev",
         options: Mapping[str, object] | None = None,

@@ -20,9 +20,11 @@ from loopwatch_monitor.intake.envelope import unwrap
 
 __all__ = ["Backlog"]
 
-PART_BYTES = 1024 * 1024
-LITTLE_BYTES = 64 * 1024
-"""Less room than this is not worth a read."""
+PART_BYTES = 8 * 1024 * 1024
+"""Of address space; memory is taken as it is used."""
+LITTLE_BYTES = PART_BYTES // 4
+"""Less room than this is not worth a read: every read may have to wait for the interpreter's lock, while a page is
+rendered, and should then get all that the kernel has (6 MB by default)."""
 PIECE_BYTES = 32 * 1024
 """hiredis moves the rest of what it was fed at every message, so it is fed little at a time."""
 

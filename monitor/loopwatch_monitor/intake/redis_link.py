@@ -58,12 +58,12 @@ class Link:
     def read_into(self, room: memoryview, wait: float) -> int:
         """Reads what has arrived; waits for it so many seconds. Returns how many bytes that were. Raises `OSError` when
         the peer is gone."""
-        if not self._poll.poll(wait * 1000):
-            self._mind_silence()
-            return 0
+        if wait:
+            self._poll.poll(wait * 1000)
         try:
             size = self._socket.recv_into(room)
         except (BlockingIOError, ssl.SSLWantReadError):
+            self._mind_silence()
             return 0
         if not size:
             _closed()
