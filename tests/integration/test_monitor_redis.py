@@ -74,6 +74,8 @@ def test_a_unix_socket(redis_server: Server, tmp_path: Path) -> None:
     with running_broker(redis_server, tmp_path, unixsocket=str(tmp_path / "redis.sock")):
         comes_through(f"redis+socket://{tmp_path}/redis.sock")
         comes_through(f"redis+socket://{tmp_path}/redis.sock?virtual_host=3")
+        with pytest.raises(BrokerUnreachableError, match="No such file"):
+            probe(f"redis+socket://{tmp_path}/other.sock")
 
 
 def test_a_user_who_may_only_subscribe(redis_server: Server, tmp_path: Path) -> None:

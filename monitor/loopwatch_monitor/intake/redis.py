@@ -70,17 +70,17 @@ class RedisIntake(Intake):
             self._backlog.begin(link.reader)
             self._connected()
             while not self._stopping.is_set():
-                self._read(link)
-                self._decode(SLICE_SECONDS, lambda: self._read(link))
+                self._read(link, 0 if self._backlog else WAIT_SECONDS)
+                self._decode(SLICE_SECONDS, lambda: self._read(link, 0))
         finally:
             link.close()
 
-    def _read(self, link: Link) -> None:
+    def _read(self, link: Link, wait: float) -> None:
         """Takes in what there is. While there is much, there is more to come."""
         backlog = self._backlog
         if backlog.size >= backlog.limit:
             return
-        size = link.read_into(backlog.room(), 0 if backlog else WAIT_SECONDS)
+        size = link.read_into(backlog.room(), wait)
         backlog.filled(size)
         while size >= MUCH_BYTES and backlog.size < backlog.limit:
             size = link.read_into(backlog.room(), 0)

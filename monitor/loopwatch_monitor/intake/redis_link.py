@@ -138,12 +138,20 @@ def _ask_sentinel(endpoint: Endpoint, name: str) -> tuple[str, int]:
     return host.decode(), int(port)
 
 
+def _open_unix(path: str) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX)
+    try:
+        found.settimeout(CONNECT_TIMEOUT)
+        found.connect(path)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
 def _open(endpoint: Endpoint) -> socket.socket:
     if endpoint.path:
-        plain = socket.socket(socket.AF_UNIX)
-        plain.settimeout(CONNECT_TIMEOUT)
-        plain.connect(endpoint.path)
-        return plain
+        return _open_unix(endpoint.path)
     plain = socket.create_connection((endpoint.host, endpoint.port), timeout=CONNECT_TIMEOUT)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if endpoint.tls is None:
