@@ -128,8 +128,10 @@ class Backlog:
             return
         if len(self._parts) > 1:
             self._parts.popleft()
-        else:
+        elif part.end < LITTLE_BYTES:
             part.start = part.end = 0
+        else:
+            self._parts[0] = _Part()
 
     def _follow(self, reader: hiredis.Reader, batch: Batch) -> None:
         """Reads on in the next connection. The one before was lost in the middle of a message if some of it is left."""
