@@ -22,7 +22,6 @@ import structlog
 from loopwatch._version import __version__
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.hub import Hub
-from loopwatch_monitor.intake.kombu import KombuIntake
 from loopwatch_monitor.intake.redis import RedisIntake
 from loopwatch_monitor.intake.redis_address import is_redis
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
@@ -147,6 +146,9 @@ def make_intake(settings: Settings, hub: Hub, status: BrokerStatus) -> Intake:
         "options": settings.broker_transport_options,
     }
     if not is_redis(url):
+        # Only now: Celery and kombu's transports are a third of our memory.
+        from loopwatch_monitor.intake.kombu import KombuIntake
+
         return KombuIntake(url, **common)
     try:
         return RedisIntake(url, buffer_bytes=settings.event_buffer_bytes, **common)

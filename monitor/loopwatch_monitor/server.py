@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from loopwatch_monitor.intake.kombu import BrokerUnreachableError
-from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.render import CONTENT_TYPE
 
 __all__ = ["Server"]

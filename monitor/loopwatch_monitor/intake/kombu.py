@@ -18,11 +18,11 @@ from kombu import Connection, Consumer, Queue
 from kombu.transport.virtual.base import Message as VirtualMessage
 
 from loopwatch_monitor.intake.batch import Batch, Sink
-from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT, Intake
 from loopwatch_monitor.intake.urls import masked, passwords
 
-__all__ = ["BrokerUnreachableError", "KombuIntake"]
+__all__ = ["KombuIntake"]
 
 WAIT_SECONDS = 1.0
 READ_BYTES = 256 * 1024
