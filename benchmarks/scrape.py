@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from loopwatch_monitor.command import SWITCH_SECONDS
 from loopwatch_monitor.hub import Hub
+from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
@@ -87,8 +88,14 @@ def a_hub(fleet: Fleet) -> Hub:
     for task in range(fleet.tasks):
         for worker in range(fleet.workers):
             for queue in queues if fleet.every_queue else [task % fleet.queues]:
-                hub.receive(json.dumps(_life(task, worker, queue)).encode(), "application/json")
+                _receive(hub, json.dumps(_life(task, worker, queue)).encode())
     return hub
+
+
+def _receive(hub: Hub, body: bytes) -> None:
+    batch = Batch()
+    batch.add(body, "application/json")
+    hub.receive(batch)
 
 
 def _life(task: int, worker: int, queue: int) -> list[dict[str, object]]:
@@ -179,7 +186,7 @@ class _Feed(threading.Thread):
             due = int((perf_counter() - self._began) * EVENTS_PER_SECOND / 4)
             while self._messages < due:
                 start = perf_counter()
-                self._hub.receive(next(self._bodies), "application/json")
+                _receive(self._hub, next(self._bodies))
                 self._longest = max(self._longest, perf_counter() - start)
                 self._messages += 1
             self._stopping.wait(0.001)

@@ -21,11 +21,23 @@ class FairLock:
         self._next = threading.Lock()
         """Held by the one who is next."""
 
+    def acquire(self, timeout: float = -1) -> bool:
+        """Takes the lock; waits about ``timeout`` seconds for it at most, and says whether it got it. -1: for ever."""
+        if not self._next.acquire(timeout=timeout):
+            return False
+        try:
+            return self._held.acquire(timeout=timeout)
+        finally:
+            self._next.release()
+
+    def release(self) -> None:
+        """Gives it back."""
+        self._held.release()
+
     def __enter__(self) -> None:
-        with self._next:
-            self._held.acquire()
+        self.acquire()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._held.release()
+        self.release()

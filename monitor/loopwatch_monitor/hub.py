@@ -105,20 +105,31 @@ class Hub:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
 
-    def receive(self, batch: Batch) -> None:
-        """Takes in what an intake read; never raises. The state is locked for all of it: a batch must be small."""
-        with self._lock:
-            ledger, fold = self._fleet.ledger, self._fleet.fold
-            ledger.malformed.update(batch.malformed)
-            ledger.lost.update(batch.lost)
-            now = self._clock()
-            for event in batch.events:
-                try:
-                    fold(event, now)
-                except Exception:
-                    # Nothing in an event may end the process, whatever we did not think of.
-                    ledger.malformed["error"] += 1
-                    logger.exception("event_not_folded", event_type=event.kind)
+    def receive(self, batch: Batch, wait: float = -1) -> bool:
+        """Takes in what an intake read; never raises. The state is locked for all of it: a batch must be small.
+
+        Waits for the lock about ``wait`` seconds at most (-1: for ever); ``False``: it was not taken in, try again.
+        """
+        if not self._lock.acquire(wait):
+            return False
+        try:
+            self._take_in(batch)
+        finally:
+            self._lock.release()
+        return True
+
+    def _take_in(self, batch: Batch) -> None:
+        ledger, fold = self._fleet.ledger, self._fleet.fold
+        ledger.malformed.update(batch.malformed)
+        ledger.lost.update(batch.lost)
+        now = self._clock()
+        for event in batch.events:
+            try:
+                fold(event, now)
+            except Exception:
+                # Nothing in an event may end the process, whatever we did not think of.
+                ledger.malformed["error"] += 1
+                logger.exception("event_not_folded", event_type=event.kind)
 
     def queues(self) -> list[str]:
         """The names of all queues that are known."""

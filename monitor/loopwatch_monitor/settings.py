@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from kombu.transport import get_transport_cls
 
 from loopwatch.telemetry import catalogue
+from loopwatch_monitor.intake.redis_address import is_redis
 from loopwatch_monitor.intake.tls_options import kombu_ssl
 from loopwatch_monitor.listen import Address, AddressError, parse_address
 
@@ -210,6 +211,8 @@ def _check_broker_url(url: str) -> None:
             raise SettingError("--broker-url", f"has no valid host and port; {example}") from None
         if not parsed.scheme or "://" not in part:
             raise SettingError("--broker-url", f"has no scheme; {example}")
+        if is_redis(part):
+            continue
         try:
             get_transport_cls(parsed.scheme.partition("+")[0])
         except KeyError:

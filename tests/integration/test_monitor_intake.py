@@ -37,14 +37,18 @@ def publisher(redis_url: str) -> Iterator[Publisher]:
     publisher.close()
 
 
-@pytest.mark.parametrize(("body", "reason"), POISON.values(), ids=POISON.keys())
-def test_a_poisoned_event_costs_no_good_one(monitor: Consuming, publisher: Publisher, body: str, reason: str) -> None:
-    publisher.body(body.encode())
-    publisher.body(b"[" + GOOD + b"," + body.encode() + b"," + GOOD + b"]")
-    publisher.body(GOOD)
-    monitor.waits_for(RECEIVED, 3)
-    assert monitor.malformed(reason) == 2
-    assert monitor.counted("loopwatch_monitor_events_malformed_total{") == 2
+def test_a_poisoned_event_costs_no_good_one(monitor: Consuming, publisher: Publisher) -> None:
+    """Alone, and in a `task.multi` between two good ones."""
+    every = "loopwatch_monitor_events_malformed_total{"
+    for number, (name, (body, reason)) in enumerate(POISON.items(), 1):
+        before = monitor.malformed(reason)
+        publisher.body(body.encode())
+        publisher.body(b"[" + GOOD + b"," + body.encode() + b"," + GOOD + b"]")
+        publisher.body(GOOD)
+        until(lambda number=number: monitor.counted(every) >= 2 * number, name)  # type: ignore[misc]
+        assert monitor.malformed(reason) == before + 2, name
+    monitor.waits_for(RECEIVED, 3 * len(POISON))
+    assert monitor.counted(every) == 2 * len(POISON)
 
 
 def test_a_poisoned_message_costs_no_good_one(monitor: Consuming, publisher: Publisher) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,82 +10,23 @@ from pathlib import Path
 
 import pytest
 import redis
-from celery import Celery
 
 from app.demo.servers import Server, free_port
+from tests.integration.monitor_hub import emit
 from tests.integration.monitor_process import MONITOR, Monitor, running_monitor, until
-
-
-class Broker:
-    """A Redis that a test may kill, freeze and start again, always on the same port."""
-
-    def __init__(self, binary: Path, directory: Path) -> None:
-        port = free_port()
-        self.url = f"redis://127.0.0.1:{port}/0"
-        self._binary = binary
-        self._command = [
-            "redis-server",
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--save",
-            "",
-            "--dir",
-            str(directory),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, executable=self._binary, stdout=subprocess.DEVNULL)
-        until(self._answers, "redis")
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def drop_subscribers(self) -> None:
-        """What Redis does to a subscriber that is too slow."""
-        with redis.Redis.from_url(self.url) as client:
-            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-
-    def _answers(self) -> bool:
-        try:
-            with redis.Redis.from_url(self.url) as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
+from tests.integration.redis_broker import Broker, running_broker
 
 
 @pytest.fixture
 def broker(redis_server: Server, tmp_path: Path) -> Iterator[Broker]:
-    # The program that the shared server runs (which asks its own name what it is); that server itself must live.
-    broker = Broker(Path(f"/proc/{redis_server.pid}/exe").resolve(), tmp_path)
-    try:
-        broker.start()
+    with running_broker(redis_server, tmp_path) as broker:
         yield broker
-    finally:
-        broker.kill()
 
 
 @pytest.fixture
 def monitor(broker: Broker, tmp_path: Path) -> Iterator[Monitor]:
     with running_monitor(broker.url, tmp_path) as found:
         yield found
-
-
-def emit(broker: Broker, number: int) -> None:
-    """Sends task events as a worker does."""
-    app = Celery(broker=broker.url, set_as_current=False)
-    with app.connection_for_write() as connection, app.events.Dispatcher(connection, hostname="w@h") as dispatcher:
-        for uuid in range(number):
-            dispatcher.send("task-received", uuid=str(uuid), name="t")
 
 
 def received(monitor: Monitor, number: int) -> None:
@@ -108,7 +48,7 @@ def test_a_broker_that_is_not_there_at_the_start_is_one_line_and_exit_code_2() -
 
 
 def test_a_broker_that_is_killed_and_comes_back(broker: Broker, monitor: Monitor) -> None:
-    emit(broker, 10)
+    emit(broker.url, 10)
     received(monitor, 10)
     assert monitor.value("loopwatch_monitor_reconnects_total") == 0
     broker.kill()
@@ -120,20 +60,20 @@ def test_a_broker_that_is_killed_and_comes_back(broker: Broker, monitor: Monitor
 
     broker.start()
     connected(monitor, True)
-    emit(broker, 5)
+    emit(broker.url, 5)
     received(monitor, 15)
     assert monitor.value("loopwatch_monitor_reconnects_total") == 1
     until(lambda: monitor.get("/health")[0] == 200, "health")
 
 
 def test_a_broker_that_falls_silent_is_found(broker: Broker, monitor: Monitor) -> None:
-    emit(broker, 1)
+    emit(broker.url, 1)
     received(monitor, 1)
     broker.signal(signal.SIGSTOP)
     connected(monitor, False)
     broker.signal(signal.SIGCONT)
     connected(monitor, True)
-    emit(broker, 1)
+    emit(broker.url, 1)
     received(monitor, 2)
 
 
@@ -141,5 +81,46 @@ def test_a_subscription_that_redis_drops_is_made_anew_and_counted(broker: Broker
     broker.drop_subscribers()
     until(lambda: monitor.value("loopwatch_monitor_reconnects_total") == 1, "the loss to be counted")
     connected(monitor, True)
-    emit(broker, 3)
+    emit(broker.url, 3)
     received(monitor, 3)
+
+
+def test_a_password_that_changes_and_changes_back(redis_server: Server, tmp_path: Path) -> None:
+    """Nobody can log in with the old one: what the monitor can do is to go on serving, and trying."""
+    with running_broker(redis_server, tmp_path) as broker:
+        broker.do("CONFIG", "SET", "requirepass", "first-secret")
+        broker.url = broker.url.replace("//", "//:first-secret@")
+        with running_monitor(broker.url, tmp_path) as monitor:
+            emit(broker.url, 3)
+            received(monitor, 3)
+            broker.do("CONFIG", "SET", "requirepass", "second-secret")
+            with redis.Redis.from_url(broker.url.replace("first", "second")) as client:
+                client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                connected(monitor, False)
+                until(lambda: "WRONGPASS" in monitor.log.read_text(), "the refusal in the log")
+                assert monitor.value("celery_task_received_total") == 3
+                client.execute_command("CONFIG", "SET", "requirepass", "first-secret")
+            connected(monitor, True)
+            emit(broker.url, 2)
+            received(monitor, 5)
+            assert monitor.value("loopwatch_monitor_broker_down_seconds_total") > 0
+            assert "secret" not in monitor.log.read_text()
+            assert "secret" not in monitor.get("/metrics")[2] + monitor.get("/health")[2]
+
+
+def test_a_message_that_is_cut_off_is_counted_as_lost(broker: Broker, monitor: Monitor) -> None:
+    """Redis drops a subscriber in the middle of its messages when too much is left with it."""
+    broker.do("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 60")
+    emit(broker.url, 1)
+    received(monitor, 1)
+    monitor.process.send_signal(signal.SIGSTOP)
+    with redis.Redis.from_url(broker.url) as client:
+        while client.publish("/0.celeryev/task.multi", b"x" * 100_000):
+            pass
+    monitor.process.send_signal(signal.SIGCONT)
+    until(lambda: monitor.value("loopwatch_monitor_reconnects_total") == 1, "the loss of the connection")
+    connected(monitor, True)
+    emit(broker.url, 2)
+    received(monitor, 3)
+    assert monitor.series("loopwatch_monitor_events_lost_total") == {("buffer_full",): 0, ("disconnected",): 1}
+    assert monitor.series("loopwatch_monitor_events_malformed_total")["envelope",] > 0

@@ -5,22 +5,28 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from amqp.exceptions import NotFound, ResourceLocked
 from celery import Celery
-from kombu import Connection
+from kombu import Connection, Exchange
 
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.kombu import KombuIntake
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.settings import Settings
+from tests.integration.monitor_hub import consuming, emit
 from tests.integration.monitor_process import MONITOR, running_monitor, running_worker, until
 from tests.rabbitmq import RabbitMQ, start_rabbitmq
+from tests.unit.monitor.poison import POISON
 
 
 @pytest.fixture
@@ -29,14 +35,6 @@ def own_server(rabbitmq_server: RabbitMQ, tmp_path: Path) -> Iterator[RabbitMQ]:
     server = start_rabbitmq(tmp_path / "rabbitmq")
     yield server
     server.close()
-
-
-def emit(url: str, number: int) -> None:
-    """Sends task events as a worker does."""
-    app = Celery(broker=url, set_as_current=False)
-    with app.connection_for_write() as connection, app.events.Dispatcher(connection, hostname="w@h") as dispatcher:
-        for uuid in range(number):
-            dispatcher.send("task-received", uuid=str(uuid), name="t")
 
 
 def test_every_task_of_a_worker_is_counted_by_queue(rabbitmq_url: str, tmp_path: Path) -> None:
@@ -68,7 +66,7 @@ def test_the_event_queue_is_the_monitors_alone_and_goes_with_it(
     monkeypatch.setattr(uuid, "uuid4", lambda: name)
     status = BrokerStatus()
     hub = Hub(Settings(broker_url=rabbitmq_url), status=status, version="1")
-    intake = KombuIntake(rabbitmq_url, sink=hub.receive, refused=hub.refuse, status=status)
+    intake = KombuIntake(rabbitmq_url, sink=hub.receive, status=status)
     intake.start()
     until(lambda: status.up, "the connection")
     with Connection(rabbitmq_url) as connection, pytest.raises(ResourceLocked):
@@ -111,3 +109,60 @@ def test_a_wrong_password_is_one_line_and_exit_code_2(rabbitmq_server: RabbitMQ,
     (line,) = result.stderr.splitlines()
     assert "--broker-url" in line
     assert "not-the-password" not in line
+
+
+def test_whatever_is_published_good_events_come_through(rabbitmq_url: str) -> None:
+    good = {"type": "task-received", "hostname": "w@h", "timestamp": 1.0, "uuid": "1", "name": "t"}
+    with consuming(rabbitmq_url) as monitor, Connection(rabbitmq_url) as connection:
+        producer = connection.Producer(exchange=Exchange("celeryev", type="topic"))
+
+        def publish(body: bytes, content_type: str = "application/json", **more: Any) -> None:
+            producer.publish(body, "task.multi", 1, content_type=content_type, content_encoding="utf-8", **more)
+            producer.publish(json.dumps(good).encode(), "task.multi", 1, content_type="application/json")
+
+        for body, _ in POISON.values():
+            publish(f"[{json.dumps(good)},{body},{json.dumps(good)}]".encode())
+        publish(b"")
+        publish(b"\xff\xfe")
+        publish(b"\x80\x04N.", "application/x-python-serialize")
+        publish(b"not gzip", headers={"compression": "application/x-gzip"})
+        monitor.waits_for("celery_task_received_total{", 3 * len(POISON) + 4)
+        assert monitor.malformed("json") == 2
+        assert monitor.malformed("content_type") == 1
+        assert monitor.malformed("envelope") == 1
+        assert monitor.malformed("field") == [reason for _, reason in POISON.values()].count("field")
+
+
+def test_another_exchange_and_only_that(rabbitmq_url: str) -> None:
+    with consuming(rabbitmq_url, event_exchange="mine") as monitor:
+        emit(rabbitmq_url, 5)
+        emit(rabbitmq_url, 3, event_exchange="mine")
+        monitor.waits_for("celery_task_received_total{", 3)
+
+
+def test_a_stall_of_ours_loses_nothing(own_server: RabbitMQ, tmp_path: Path) -> None:
+    """It outlasts the five seconds that Celery's own event queues keep a message for."""
+    with running_monitor(own_server.url(), tmp_path) as monitor:
+        emit(own_server.url(), 1)
+        until(lambda: monitor.value("celery_task_received_total") == 1, "an event")
+        monitor.process.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        emit(own_server.url(), 20_000)  # more than lies in the sockets
+        until(lambda: time.monotonic() > begun + 7, "the end of the stall")
+        monitor.process.send_signal(signal.SIGCONT)
+        until(lambda: monitor.value("celery_task_received_total") == 20_001, "all events")
+        assert monitor.value("loopwatch_monitor_reconnects_total") == 0
+
+
+def test_a_broker_that_is_frozen_is_found(own_server: RabbitMQ, tmp_path: Path) -> None:
+    with running_monitor(own_server.url(), tmp_path) as monitor:
+        emit(own_server.url(), 3)
+        until(lambda: monitor.value("celery_task_received_total") == 3, "3 events")
+        own_server.signal(signal.SIGSTOP)
+        until(lambda: monitor.value("loopwatch_monitor_broker_up") == 0, "broker_up 0")
+        assert monitor.value("celery_task_received_total") == 3
+        own_server.signal(signal.SIGCONT)
+        until(lambda: monitor.value("loopwatch_monitor_broker_up") == 1, "broker_up 1")
+        emit(own_server.url(), 2)
+        until(lambda: monitor.value("celery_task_received_total") == 5, "5 events")
+        assert monitor.value("loopwatch_monitor_broker_down_seconds_total") > 0

@@ -20,8 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from loopwatch_monitor import listen, server
-from loopwatch_monitor.intake.kombu import BrokerUnreachableError
-from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.scrape import MAX_PAGES, Scraper, Variant

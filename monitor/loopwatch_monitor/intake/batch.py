@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from loopwatch_monitor.intake.decode import AnyEvent, OtherEvent, accepts, decode
 
-__all__ = ["LOST_REASONS", "Batch"]
+__all__ = ["LOST_REASONS", "Batch", "Sink"]
 
 LOST_REASONS = ("buffer_full", "disconnected")
 """Why events are known to be lost: there was no room for them, or their message was cut off with its connection."""
@@ -33,3 +34,10 @@ class Batch:
             self.events += decode(body, self.malformed)
         else:
             self.malformed["content_type"] += 1
+
+
+class Sink(Protocol):
+    """Takes in batches; must not raise."""
+
+    def __call__(self, batch: Batch, wait: float = -1) -> bool:
+        """Takes in a batch, or says ``False`` after about ``wait`` seconds (-1: never): try again."""

@@ -17,13 +17,13 @@ from celery.events.event import get_exchange
 from kombu import Connection, Consumer, Queue
 from kombu.transport.virtual.base import Message as VirtualMessage
 
-from loopwatch_monitor.intake.batch import Batch
-from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+from loopwatch_monitor.intake.batch import Batch, Sink
+from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT, Intake
 from loopwatch_monitor.intake.tls_options import kombu_ssl
 from loopwatch_monitor.intake.urls import masked, passwords
 
-__all__ = ["BrokerUnreachableError", "KombuIntake"]
+__all__ = ["KombuIntake"]
 
 WAIT_SECONDS = 1.0
 READ_BYTES = 256 * 1024
@@ -51,7 +51,7 @@ class KombuIntake(Intake):
 
     Args:
         url: the broker's URL.
-        sink: called in the thread with what was read; must not raise.
+        sink: called in the thread with what was read.
         status: kept true to the state of the connection.
         exchange: Celery's ``event_exchange``.
         options: for the transport.
@@ -62,7 +62,7 @@ class KombuIntake(Intake):
         self,
         url: str,
         *,
-        sink: Callable[[Batch], None],
+        sink: Sink,
         status: BrokerStatus,
         exchange: str = "celeryev",
         options: Mapping[str, object] | None = None,
@@ -151,10 +151,10 @@ def _hasten(connection: Any, channel: Any) -> None:
     """Makes py-amqp, where it is that, waste less: it reads each message with nine calls of the system, sets and resets
     the timeout three times, and decodes a body that we want as it is."""
     transport = getattr(connection, "transport", None)
-    if not isinstance(transport, TCPTransport):
+    if not isinstance(transport, TCPTransport) or transport.sock is None:
         return
     transport.sock.settimeout(WAIT_SECONDS)
-    transport._quick_recv = _buffered(transport.sock)
+    transport._quick_recv = _buffered(transport.sock)  # type: ignore[attr-defined,unused-ignore]
     channel.auto_decode = False
 
 

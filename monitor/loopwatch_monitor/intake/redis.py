@@ -14,7 +14,7 @@ from typing import Any
 
 import hiredis
 
-from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.batch import Batch, Sink
 from loopwatch_monitor.intake.redis_address import parse_address
 from loopwatch_monitor.intake.redis_backlog import Backlog
 from loopwatch_monitor.intake.redis_link import Link, connect
@@ -29,6 +29,7 @@ WAIT_SECONDS = 0.25
 MUCH_BYTES = 64 * 1024
 SLICE_SECONDS = 0.002
 """How long is decoded before the socket is asked again. Redis sends about a megabyte in it, at its very fastest."""
+LOCK_SECONDS = 0.001
 
 
 class RedisIntake(Intake):
@@ -36,7 +37,7 @@ class RedisIntake(Intake):
 
     Args:
         url: the broker's URL, as `loopwatch_monitor.intake.redis_address` says; what it cannot read is a `ValueError`.
-        sink: called in the thread with what was read; must not raise.
+        sink: called in the thread with what was read.
         status: kept true to the state of the connection.
         exchange: Celery's ``event_exchange``.
         options: kombu's transport options.
@@ -48,7 +49,7 @@ class RedisIntake(Intake):
         self,
         url: str,
         *,
-        sink: Callable[[Batch], None],
+        sink: Sink,
         status: BrokerStatus,
         exchange: str = "celeryev",
         options: Mapping[str, Any] | None = None,
@@ -70,28 +71,40 @@ class RedisIntake(Intake):
             self._backlog.begin(link.reader)
             self._connected()
             while not self._stopping.is_set():
-                self._read(link)
-                self._decode(SLICE_SECONDS)
+                self._read(link, 0 if self._backlog else WAIT_SECONDS)
+                self._decode(SLICE_SECONDS, lambda: self._read(link, 0))
         finally:
             link.close()
 
-    def _read(self, link: Link) -> None:
+    def _read(self, link: Link, wait: float) -> None:
         """Takes in what there is. While there is much, there is more to come."""
         backlog = self._backlog
-        size = link.read_into(backlog.room(), 0 if backlog else WAIT_SECONDS)
+        if backlog.size >= backlog.limit:
+            return
+        size = link.read_into(backlog.room(), wait)
         backlog.filled(size)
         while size >= MUCH_BYTES and backlog.size < backlog.limit:
             size = link.read_into(backlog.room(), 0)
             backlog.filled(size)
 
-    def _decode(self, seconds: float) -> None:
+    def _decode(self, seconds: float, read: Callable[[], None] = lambda: None) -> None:
         end = time.monotonic() + seconds
         while self._backlog and time.monotonic() < end:
-            self._sink(self._backlog.batch())
+            self._hand_on(self._backlog.batch(), read)
         self._status.buffered = self._backlog.size
         error, self._backlog.error = self._backlog.error, None
         if error is not None:
             raise error
+
+    def _hand_on(self, batch: Batch, read: Callable[[], None]) -> None:
+        """Reads on while the state is locked because a page is made of it."""
+        taken = False
+        try:
+            while not (taken := self._sink(batch, LOCK_SECONDS)):
+                read()
+        finally:
+            if not taken:
+                self._sink(batch)
 
     def _rest(self, seconds: float) -> None:
         """What was read before the connection was lost is still good."""

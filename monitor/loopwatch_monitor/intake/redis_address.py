@@ -25,7 +25,8 @@ _MAGIC = re.compile(r"([*?\[\]\\^])")
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """One server. ``path`` (a unix socket) stands in for host and port; ``tls`` is None where there is none."""
+    """One server. ``path`` (a unix socket) stands in for host and port; ``tls`` is None where there is none;
+    ``pattern`` is what to subscribe to there (PSUBSCRIBE)."""
 
     host: str = ""
     port: int = 0
@@ -33,6 +34,7 @@ class Endpoint:
     username: str = ""
     password: str = field(default="", repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    pattern: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +43,11 @@ class Address:
 
     Attributes:
         endpoints: its servers, to be tried in turn; with ``master_name`` its sentinels.
-        pattern: what to subscribe to (PSUBSCRIBE).
         master_name: the name under which the sentinels know the server; "" where there are none.
-        master: what is known of that server: credentials and TLS.
+        master: what is known of that server: all but where it is.
     """
 
     endpoints: tuple[Endpoint, ...]
-    pattern: str
     master_name: str = ""
     master: Endpoint = Endpoint()
 
@@ -77,24 +77,21 @@ def parse_address(
             ``global_keyprefix``, ``master_name``, ``sentinel_kwargs`` and ``sentinel_fanout_compat``.
         ssl_options: ``ssl_cert_reqs`` and the like, over those of the URL.
 
-    >>> parse_address("redis://host/1").pattern
+    >>> parse_address("redis://host/1").endpoints[0].pattern
     '/1.celeryev/*'
     """
     options, ssl_options = options or {}, ssl_options or {}
     parts = url.split(";")
-    pattern = _pattern(_database(parts[0]), exchange, options)
     if _transport(parts[0]) != "sentinel":
-        return Address(endpoints=tuple(_endpoint(part, ssl_options) for part in parts), pattern=pattern)
+        servers = (_endpoint(part, ssl_options, _pattern(_database(part), exchange, options)) for part in parts)
+        return Address(endpoints=tuple(servers))
     master_name = options.get("master_name")
     if not master_name:
         raise ValueError("sentinel:// needs the name of the server: --broker-transport-option master_name=NAME")
-    first = _endpoint(parts[0], ssl_options)
-    master = Endpoint(username=first.username, password=first.password, tls=first.tls)
     return Address(
         endpoints=tuple(_sentinel(part, options.get("sentinel_kwargs")) for part in parts),
-        pattern=pattern,
         master_name=str(master_name),
-        master=master,
+        master=_endpoint(parts[0], ssl_options, _pattern(_database(parts[0]), exchange, options)),
     )
 
 
@@ -102,17 +99,17 @@ def _transport(url: str) -> str:
     return url.partition("://")[0].partition("+")[0]
 
 
-def _endpoint(url: str, ssl_options: Mapping[str, Any]) -> Endpoint:
+def _endpoint(url: str, ssl_options: Mapping[str, Any], pattern: str) -> Endpoint:
     found = url_to_parts(url)
-    credentials: dict[str, Any] = {"username": found.username or "", "password": found.password or ""}
+    common: dict[str, Any] = {"username": found.username or "", "password": found.password or "", "pattern": pattern}
     if found.scheme.endswith("+socket"):
-        return Endpoint(path=f"/{found.path or ''}", **credentials)
+        return Endpoint(path=f"/{found.path or ''}", **common)
     given = {name: value for name, value in found.query.items() if name.startswith("ssl_")} | dict(ssl_options)
     return Endpoint(
         host=found.hostname or "127.0.0.1",
         port=found.port or _PORTS[_transport(url)],
         tls=_tls(given) if given or found.scheme == "rediss" else None,
-        **credentials,
+        **common,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from mmap import mmap
+from typing import Any
 
 import hiredis
 import msgspec
@@ -19,9 +20,11 @@ from loopwatch_monitor.intake.envelope import unwrap
 
 __all__ = ["Backlog"]
 
-PART_BYTES = 1024 * 1024
-LITTLE_BYTES = 64 * 1024
-"""Less room than this is not worth a read."""
+PART_BYTES = 8 * 1024 * 1024
+"""Of address space; memory is taken as it is used."""
+LITTLE_BYTES = PART_BYTES // 4
+"""Less room than this is not worth a read: every read may have to wait for the interpreter's lock, while a page is
+rendered, and should then get all that the kernel has (6 MB by default)."""
 PIECE_BYTES = 32 * 1024
 """hiredis moves the rest of what it was fed at every message, so it is fed little at a time."""
 
@@ -57,7 +60,7 @@ class Backlog:
         self.size = 0
         self.error: hiredis.ProtocolError | None = None
         self._parts = deque([_Part()])
-        self._reader = hiredis.Reader()
+        self._reader: Any = hiredis.Reader()  # its types know of bytes only, it reads any buffer
 
     def __bool__(self) -> bool:
         return self.size > 0 or len(self._parts) > 1
@@ -125,8 +128,10 @@ class Backlog:
             return
         if len(self._parts) > 1:
             self._parts.popleft()
-        else:
+        elif part.end < LITTLE_BYTES:
             part.start = part.end = 0
+        else:
+            self._parts[0] = _Part()
 
     def _follow(self, reader: hiredis.Reader, batch: Batch) -> None:
         """Reads on in the next connection. The one before was lost in the middle of a message if some of it is left."""

@@ -6,9 +6,10 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import hiredis
 
@@ -16,6 +17,8 @@ from loopwatch_monitor.intake.redis_address import Address, Endpoint
 from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT
 
 __all__ = ["Link", "connect"]
+
+_Result = TypeVar("_Result")
 
 
 class Link:
@@ -39,7 +42,7 @@ class Link:
 
     def ask(self, *command: str) -> Any:
         """Sends a command and waits for its answer; for use before `subscribe`."""
-        self._socket.sendall(hiredis.pack_command(command))
+        self._socket.sendall(_packed(*command))
         while (answer := self.reader.gets()) is False:
             self.reader.feed(self._socket.recv(65536) or _closed())
         if isinstance(answer, hiredis.ReplyError):
@@ -55,12 +58,12 @@ class Link:
     def read_into(self, room: memoryview, wait: float) -> int:
         """Reads what has arrived; waits for it so many seconds. Returns how many bytes that were. Raises `OSError` when
         the peer is gone."""
-        if not self._poll.poll(wait * 1000):
-            self._mind_silence()
-            return 0
+        if wait:
+            self._poll.poll(wait * 1000)
         try:
             size = self._socket.recv_into(room)
         except (BlockingIOError, ssl.SSLWantReadError):
+            self._mind_silence()
             return 0
         if not size:
             _closed()
@@ -84,8 +87,13 @@ class Link:
         if self._asked > self._heard and now - self._asked >= ASK_SECONDS:
             raise TimeoutError(f"the server has not answered for {ASK_SECONDS:g} seconds")
         if now - max(self._asked, self._heard) >= ASK_SECONDS:
-            self._socket.send(hiredis.pack_command(("PING",)))
+            self._socket.send(_packed("PING"))
             self._asked = now
+
+
+def _packed(*words: str) -> bytes:
+    encoded = [word.encode() for word in words]
+    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
 
 
 def _closed() -> NoReturn:
@@ -94,33 +102,28 @@ def _closed() -> NoReturn:
 
 def connect(address: Address) -> Link:
     """A link that is subscribed, to the first server that can be had."""
-    link = _master(address) if address.master_name else _first(address.endpoints)
+    if not address.master_name:
+        return _first(_subscribed, address.endpoints)
+    host, port = _first(lambda sentinel: _ask_sentinel(sentinel, address.master_name), address.endpoints)
+    return _subscribed(replace(address.master, host=host, port=port))
+
+
+def _first(use: Callable[[Endpoint], _Result], endpoints: tuple[Endpoint, ...]) -> _Result:
+    """What the first endpoint that is of use gives; the last one's error when none is."""
+    for endpoint in endpoints[:-1]:
+        with suppress(OSError, hiredis.HiredisError):
+            return use(endpoint)
+    return use(endpoints[-1])
+
+
+def _subscribed(endpoint: Endpoint) -> Link:
+    link = Link(endpoint)
     try:
-        link.subscribe(address.pattern)
+        link.subscribe(endpoint.pattern)
     except BaseException:
         link.close()
         raise
     return link
-
-
-def _first(endpoints: tuple[Endpoint, ...]) -> Link:
-    """To the first endpoint that takes us; the last one's error when none does."""
-    for endpoint in endpoints[:-1]:
-        with suppress(OSError, hiredis.HiredisError):
-            return Link(endpoint)
-    return Link(endpoints[-1])
-
-
-def _master(address: Address) -> Link:
-    """To the server that the sentinels call the master now."""
-    for number, endpoint in enumerate(address.endpoints, 1):
-        try:
-            host, port = _ask_sentinel(endpoint, address.master_name)
-            break
-        except (OSError, hiredis.HiredisError):
-            if number == len(address.endpoints):
-                raise
-    return Link(replace(address.master, host=host, port=port))
 
 
 def _ask_sentinel(endpoint: Endpoint, name: str) -> tuple[str, int]:
@@ -135,12 +138,20 @@ def _ask_sentinel(endpoint: Endpoint, name: str) -> tuple[str, int]:
     return host.decode(), int(port)
 
 
+def _open_unix(path: str) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX)
+    try:
+        found.settimeout(CONNECT_TIMEOUT)
+        found.connect(path)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
 def _open(endpoint: Endpoint) -> socket.socket:
     if endpoint.path:
-        plain = socket.socket(socket.AF_UNIX)
-        plain.settimeout(CONNECT_TIMEOUT)
-        plain.connect(endpoint.path)
-        return plain
+        return _open_unix(endpoint.path)
     plain = socket.create_connection((endpoint.host, endpoint.port), timeout=CONNECT_TIMEOUT)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if endpoint.tls is None:

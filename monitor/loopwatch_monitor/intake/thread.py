@@ -9,11 +9,10 @@ from __future__ import annotations
 import random
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import structlog
 
-from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.batch import Sink
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 
 __all__ = ["ASK_SECONDS", "CONNECT_TIMEOUT", "Intake"]
@@ -31,14 +30,14 @@ class Intake(ABC):
     """Consumes events in a thread.
 
     Args:
-        sink: called in the thread with what was read; must not raise.
+        sink: called in the thread with what was read.
         status: kept true to the state of the connection.
 
     Attributes:
         retry_seconds: the longest pause between two attempts to connect; 0 = `BACKOFF_SECONDS`'.
     """
 
-    def __init__(self, *, sink: Callable[[Batch], None], status: BrokerStatus) -> None:
+    def __init__(self, *, sink: Sink, status: BrokerStatus) -> None:
         self.retry_seconds = 0.0
         self._sink = sink
         self._status = status

@@ -86,7 +86,7 @@ class Fleet:
         self.early = Early()
         self._on_conflict = on_conflict
         tasks = self.tasks
-        self._folds: dict[type[decode.AnyEvent | decode.OtherEvent], Callable[[Any, Now], object]] = {
+        self._folds: dict[type, Callable[[Any, Now], object]] = {
             decode.Snapshot: self._fold_snapshot,
             decode.WorkerOnline: self._fold_beat,
             decode.WorkerHeartbeat: self._fold_beat,
@@ -94,7 +94,7 @@ class Fleet:
             decode.TaskSent: self._fold_sent,
             decode.ConflictReport: lambda event, now: self._on_conflict(event),
         }
-        self._task_folds: dict[type[decode.TaskEvent], Callable[[Any], tuple[str, str] | None]] = {
+        self._task_folds: dict[type, Callable[[Any], tuple[str, str] | None]] = {
             decode.TaskReceived: tasks.received,
             decode.TaskStarted: tasks.started,
             decode.TaskSucceeded: tasks.succeeded,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from loopwatch_monitor.intake.urls import masked, passwords
 )
 def test_urls(url: str, endpoint: Endpoint, pattern: str) -> None:
     address = parse_address(url)
-    assert (address.endpoints, address.pattern, address.master_name) == ((endpoint,), pattern, "")
+    assert (address.endpoints, address.master_name) == ((replace(endpoint, pattern=pattern),), "")
 
 
 @pytest.mark.parametrize(
@@ -44,23 +45,24 @@ def test_urls(url: str, endpoint: Endpoint, pattern: str) -> None:
     ],
 )
 def test_channels(options: dict[str, Any], pattern: str) -> None:
-    assert parse_address("redis://h/1", options=options).pattern == pattern
+    assert parse_address("redis://h/1", options=options).endpoints[0].pattern == pattern
 
 
 def test_another_exchange() -> None:
-    assert parse_address("redis://h", exchange="mine").pattern == "/0.mine/*"
+    assert parse_address("redis://h", exchange="mine").endpoints[0].pattern == "/0.mine/*"
 
 
 def test_several_servers_are_tried_in_turn() -> None:
-    address = parse_address("redis://a;redis://:p@b:1")
-    assert [(end.host, end.port, end.password) for end in address.endpoints] == [("a", 6379, ""), ("b", 1, "p")]
+    first, second = parse_address("redis://a/1;redis://:p@b:1/2").endpoints
+    assert (first.host, first.port, first.password, first.pattern) == ("a", 6379, "", "/1.celeryev/*")
+    assert (second.host, second.port, second.password, second.pattern) == ("b", 1, "p", "/2.celeryev/*")
 
 
 def test_sentinels() -> None:
     options = {"master_name": "main", "sentinel_kwargs": {"password": "s", "username": "su"}}
     address = parse_address("sentinel://u:p@a/2;sentinel://b:1", options=options)
     assert address.master_name == "main"
-    assert address.pattern == "/2.celeryev/*"
+    assert address.master.pattern == "/2.celeryev/*"
     assert (address.master.username, address.master.password) == ("u", "p")
     assert [(end.host, end.port) for end in address.endpoints] == [("a", 26379), ("b", 1)]
     assert {(end.username, end.password) for end in address.endpoints} == {("su", "s")}
@@ -68,7 +70,7 @@ def test_sentinels() -> None:
 
 def test_a_rolling_upgrade_by_sentinel() -> None:
     options = {"master_name": "main", "sentinel_fanout_compat": True}
-    assert parse_address("sentinel://a/2", options=options).pattern == "/{db}.celeryev/*"
+    assert parse_address("sentinel://a/2", options=options).master.pattern == "/{db}.celeryev/*"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwatch_monitor.intake.decode import TaskReceived
-from loopwatch_monitor.intake.redis_backlog import PART_BYTES, Backlog
+from loopwatch_monitor.intake.redis_backlog import LITTLE_BYTES, Backlog
 
-LIMIT = 64 * 1024 * 1024
+MEGABYTE = 1024 * 1024
+LIMIT = 64 * MEGABYTE
 
 
 def envelope(body: bytes) -> bytes:
@@ -95,7 +96,7 @@ def test_much_at_once_comes_out_in_small_batches_and_in_order() -> None:
     read = Read()
     uuids = [str(number) for number in range(10_000)]
     read.add(b"".join(published(event(uuid)) for uuid in uuids))
-    assert read.backlog.size > 2 * PART_BYTES
+    assert read.backlog.size > LITTLE_BYTES
     assert 0 < len(read.backlog.batch().events) < 500
     read = Read()
     read.add(b"".join(published(event(uuid)) for uuid in uuids))
@@ -119,7 +120,7 @@ def test_a_message_of_5_megabytes() -> None:
 
 
 def test_at_the_cap_the_oldest_go_and_their_events_are_counted() -> None:
-    read = Read(limit=PART_BYTES)
+    read = Read(limit=MEGABYTE)
     messages = [published(event(f"{number}a"), event(f"{number}b"), multi=True) for number in range(4_000)]
     read.add(b"".join(messages))
     read.drain()
@@ -129,7 +130,7 @@ def test_at_the_cap_the_oldest_go_and_their_events_are_counted() -> None:
 
 
 def test_what_cannot_be_read_counts_as_one_lost_event_at_the_cap() -> None:
-    read = Read(limit=PART_BYTES)
+    read = Read(limit=MEGABYTE)
     read.add(message(b"42") * 10_000)
     read.drain()
     assert read.lost["buffer_full"] > 0
@@ -170,11 +171,11 @@ def test_what_is_no_redis_ends_its_connection_only(garbage: bytes) -> None:
 
 
 def test_a_message_larger_than_the_cap_ends_its_connection() -> None:
-    read = Read(limit=PART_BYTES)
-    data = published(event("1", args="x" * 4 * PART_BYTES))
+    read = Read(limit=MEGABYTE)
+    data = published(event("1", args="x" * 4 * MEGABYTE))
     while read.backlog.error is None:
-        read.add(data[: PART_BYTES // 2])
-        data = data[PART_BYTES // 2 :]
+        read.add(data[: MEGABYTE // 2])
+        data = data[MEGABYTE // 2 :]
         read.drain()
     assert data
     assert read.uuids == []

@@ -19,6 +19,7 @@ URL = "redis://localhost/0"
         "amqp://user:password@host:5672//",
         "amqp://a;amqp://b",
         "sentinel://host:26379",
+        "redis+socket:///run/redis.sock?virtual_host=1",
         "memory://",
     ],
 )
@@ -58,6 +59,8 @@ def test_urls_that_cannot_be_a_brokers(url: str, problem: str) -> None:
         ({"worker_timeout": float("nan")}, "--worker-timeout"),
         ({"purge_offline_worker_metrics": float("inf")}, "--purge-offline-worker-metrics"),
         ({"default_queue_name": ""}, "--default-queue-name"),
+        ({"event_exchange": ""}, "--event-exchange"),
+        ({"event_buffer_bytes": 1000}, "--event-buffer-bytes"),
         ({"metric_prefix": "1-"}, "--metric-prefix"),
         ({"static_labels": {"a-b": "x"}}, "--static-label"),
         ({"static_labels": {"__a": "x"}}, "--static-label"),
@@ -87,8 +90,8 @@ def test_buckets_that_are_none(text: str) -> None:
 
 def test_pairs_and_options() -> None:
     assert parse_pairs("--static-label", ("a=b", "c=d=e", "f=")) == {"a": "b", "c": "d=e", "f": ""}
-    assert parse_options("--broker-transport-option", ("a=1", "b=0.5", "c=true", "d=x")) == {
-        "a": 1, "b": 0.5, "c": True, "d": "x",
+    assert parse_options("--broker-transport-option", ("a=1", "b=0.5", "c=true", "d=x", 'e={"f": 1}', "g={db}")) == {
+        "a": 1, "b": 0.5, "c": True, "d": "x", "e": {"f": 1}, "g": "{db}",
     }  # fmt: skip
 
 
