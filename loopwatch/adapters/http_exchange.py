@@ -126,6 +126,10 @@ class _Chunks:
         self._stream._refuse_elsewhere()
         return self._iterator.__anext__()
 
+    def __del__(self) -> None:
+        # Read to its end, or abandoned, in which case httpcore's iterator closes the connection when it is finalised.
+        self._stream._exchange.closed()
+
 
 @cache
 def _stream_class(library: str) -> Any:

@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+_CONNECTS_ELSEWHERE = hasattr(AbstractConnection, "connect_check_health")
+"""A command that finds its connection closed calls this where redis-py has it, and ``connect`` in older versions."""
+
+
 class _LoopBound(AbstractConnection):
     """Mixed into the pool's connection class. Everything that reaches the socket passes one of these."""
 
@@ -49,6 +53,13 @@ class _LoopBound(AbstractConnection):
     def connect(self) -> Any:
         refuse_elsewhere(self)
         connecting = super().connect()  # type: ignore[no-untyped-call]
+        return connecting if _CONNECTS_ELSEWHERE else self._opened_by(connecting)
+
+    def connect_check_health(self, *args: Any, **options: Any) -> Any:
+        refuse_elsewhere(self)
+        return self._opened_by(super().connect_check_health(*args, **options))
+
+    def _opened_by(self, connecting: Any) -> Any:
         meter = self._loopwatch_meter
         return connecting if meter is None or self.is_connected else _measured(connecting, meter)
 
@@ -77,6 +88,11 @@ class _LoopBound(AbstractConnection):
         if self._loopwatch_meter is not None:
             self._loopwatch_meter.held_by(self, callback.__self__)
         super().register_connect_callback(callback)  # type: ignore[no-untyped-call]
+
+    def _register_connect_callback(self, callback: Any) -> None:  # redis-py 5.0's name for it
+        if self._loopwatch_meter is not None:
+            self._loopwatch_meter.held_by(self, callback.__self__)
+        super()._register_connect_callback(callback)  # type: ignore[misc]
 
     def __del__(self, *arguments: Any) -> None:
         # redis-py closes the transport on whatever loop the garbage collector happens to run.

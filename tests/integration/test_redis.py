@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import threading
-import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -23,6 +22,7 @@ from loopwatch import LoopConflictError, RedisConnectionPool, redis_from_url
 from loopwatch.adapters.redis_connection import guarded
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
+from tests.integration.redis_sessions import Sessions
 
 RUNNERS = [asyncio.run, uvloop.run]
 Client = Any
@@ -34,26 +34,6 @@ def _numbers() -> Iterator[None]:
     STATS.reset()
     yield
     STATS.reset()
-
-
-class Sessions:
-    """The sessions that clients named ``app`` have on the server."""
-
-    def __init__(self, url: str) -> None:
-        self._admin = redis.Redis.from_url(url)
-
-    def __call__(self) -> int:
-        return sum(client["name"] == "app" for client in self._admin.client_list())
-
-    def become(self, number: int, seconds: float = 10) -> bool:
-        """Waits until there are so many; the server notices a closed socket a little later."""
-        deadline = time.monotonic() + seconds
-        while self() != number and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return self() == number
-
-    def close(self) -> None:
-        self._admin.close()
 
 
 @pytest.fixture
