@@ -131,9 +131,12 @@ class RedisConnectionPool(ConnectionPool):
     def _make_pool(self) -> ConnectionPool:
         options = self.connection_kwargs
         bound = guarded(self.connection_class)  # type: ignore[arg-type]  # a class is hashable
-        pool = self._pool_class(connection_class=bound, **self._pool_options, **options)
+        pool = self._pool_class(connection_class=bound, **self._options_of_a_pool(), **options)
         set_up(pool, options, meter_for(self.labels, self.leak_threshold))
         return pool
+
+    def _options_of_a_pool(self) -> dict[str, Any]:
+        return self._pool_options
 
     def _peek(self) -> Any:
         return self._pools.peek() if asyncio._get_running_loop() is not None else None
@@ -250,8 +253,7 @@ def _check_classes(connection_class: object, pool_class: object, max_connections
         ("pool_class", pool_class, ConnectionPool),
         ("connection_class", connection_class, AbstractConnection),
     ):
-        # A partial of a class is a connection_class that works.
-        if isinstance(given, type) and not issubclass(given, base):
+        if not (isinstance(given, type) and issubclass(given, base)):
             raise ConfigurationError(f"{option} must be a class of redis.asyncio, not {given!r}, which is none of them")
     if max_connections is not None and not (isinstance(max_connections, int) and max_connections > 0):
         raise ConfigurationError(
@@ -262,8 +264,8 @@ def _check_classes(connection_class: object, pool_class: object, max_connections
 
 def _check_options(connection_class: Any, options: dict[str, Any]) -> None:
     """Makes a connection, which opens nothing: an option that is not known shows now and not in the first task."""
-    if not connection_class.__module__.startswith("redis."):
-        return  # one of the user's may need a running loop
+    if not connection_class.__module__.startswith("redis.asyncio.connection"):
+        return  # one of the user's may need a running loop, and Sentinel's a pool
     try:
         connection_class(**options)
     except TypeError as error:
