@@ -1,13 +1,17 @@
-"""What a Redis says of a test's sessions: the only witness that counts for leaks."""
+"""What tests do with a Redis client, and what the server says of their sessions: the witness that counts for leaks."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import redis
 
-__all__ = ["Sessions"]
+__all__ = ["Client", "Sessions", "everything"]
+
+Client = Any
+"""A `Redis`: redis-py types its commands as `Awaitable`, which `asyncio.run` does not take."""
 
 
 class Sessions:
@@ -36,3 +40,24 @@ class Sessions:
 
     def close(self) -> None:
         self._admin.close()
+
+
+async def everything(client: Client) -> None:
+    """Whatever a client asks of a pool: commands, a pipeline, a lock, a blocking command, a script, pub/sub."""
+    await asyncio.gather(*(client.incr("counter") for _ in range(5)))
+    async with client.pipeline(transaction=True) as pipeline:
+        assert await pipeline.set("key", "value").get("key").execute() == [True, "value"]
+    async with client.lock("lock", timeout=5):
+        assert await client.exists("lock")
+    async with asyncio.TaskGroup() as tasks:
+        popped = tasks.create_task(client.blpop(["list"], timeout=5))
+        tasks.create_task(client.rpush("list", "item"))
+    assert list(popped.result()) == ["list", "item"]
+    assert await client.register_script("return ARGV[1]")(args=["x"]) == "x"
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe("channel")
+        await client.publish("channel", "hello")
+        async for message in pubsub.listen():
+            if message["type"] == "message":
+                assert message["data"] == "hello"
+                return

@@ -22,11 +22,9 @@ from loopwatch import LoopConflictError, RedisConnectionPool, redis_from_url
 from loopwatch.adapters.redis_connection import guarded
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
-from tests.integration.redis_sessions import Sessions
+from tests.integration.redis_sessions import Client, Sessions, everything
 
 RUNNERS = [asyncio.run, uvloop.run]
-Client = Any
-"""A `Redis`: redis-py types its commands as `Awaitable`, which `asyncio.run` does not take."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,27 +44,6 @@ def sessions(redis_url: str) -> Iterator[Sessions]:
 @pytest.fixture
 def client(redis_url: str) -> Client:
     return redis_from_url(redis_url, client_name="app", decode_responses=True)
-
-
-async def everything(client: Client) -> None:
-    """Whatever a client asks of a pool: commands, a pipeline, a lock, a blocking command, a script, pub/sub."""
-    await asyncio.gather(*(client.incr("counter") for _ in range(5)))
-    async with client.pipeline(transaction=True) as pipeline:
-        assert await pipeline.set("key", "value").get("key").execute() == [True, "value"]
-    async with client.lock("lock", timeout=5):
-        assert await client.exists("lock")
-    async with asyncio.TaskGroup() as tasks:
-        popped = tasks.create_task(client.blpop(["list"], timeout=5))
-        tasks.create_task(client.rpush("list", "item"))
-    assert list(popped.result()) == ["list", "item"]
-    assert await client.register_script("return ARGV[1]")(args=["x"]) == "x"
-    async with client.pubsub() as pubsub:
-        await pubsub.subscribe("channel")
-        await client.publish("channel", "hello")
-        async for message in pubsub.listen():
-            if message["type"] == "message":
-                assert message["data"] == "hello"
-                return
 
 
 @pytest.mark.parametrize("run", RUNNERS)
