@@ -81,11 +81,13 @@ def test_a_bare_loop_close_is_swept(loop_factory: Factory, client: Client, sessi
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # redis-py and asyncio rightly warn of what is left open
         loop = loop_factory()
+        pubsub = client.pubsub()  # keeps its connection from the garbage collector
+        loop.run_until_complete(pubsub.subscribe("channel"))
         loop.run_until_complete(client.ping())
         loop.close()
         asyncio.run(client.ping())
         assert sessions.become(0)
-        del loop
+        del loop, pubsub
         gc.collect()
 
 
@@ -192,11 +194,12 @@ def test_a_cluster_at_a_bare_loop_close_is_swept(cluster: PerLoop[Any], cluster_
         warnings.simplefilter("ignore", ResourceWarning)
         loop = asyncio.new_event_loop()
         loop.run_until_complete(use(cluster))
+        kept = loop.run_until_complete(cluster.aget())  # from the garbage collector
         loop.close()
         assert cluster_sessions() >= 1
         asyncio.run(use(cluster))
         assert cluster_sessions.become(0)
-        del loop
+        del loop, kept
         gc.collect()
 
 
