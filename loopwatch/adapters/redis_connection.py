@@ -195,7 +195,9 @@ def redis_sockets(client: Redis | RedisCluster | ConnectionPool) -> Iterator[Soc
 
 def _connections_beneath(client: Redis | RedisCluster | ConnectionPool) -> list[Any]:
     if isinstance(client, RedisCluster):
-        return [connection for node in client.get_nodes() for connection in node._connections]
+        # Those of the nodes that it was given, from which it learns of the others, are not among the latter's.
+        nodes = (*client.get_nodes(), *client.nodes_manager.startup_nodes.values())
+        return [connection for node in nodes for connection in node._connections]
     pool = client.connection_pool if isinstance(client, Redis) else client
     idle, used = connections_of(pool)
     return idle + used
