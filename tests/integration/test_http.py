@@ -18,9 +18,6 @@ import httpx
 import httpx2
 import pytest
 import uvloop
-from langchain_openai import ChatOpenAI
-from openai import AsyncOpenAI
-from pydantic import SecretStr
 
 import loopwatch
 from loopwatch import ConfigurationError, HTTPTransport, http_client
@@ -69,37 +66,6 @@ def test_one_global_client_on_a_hundred_loops(run: Callable[..., str], library: 
     assert server.become(0)
     assert STATS.value(catalogue.ENGINES_CREATED, ("api",)) == 100
     assert STATS.value(catalogue.ENGINES_DISPOSED, ("api", "loop_end")) == 100
-
-
-@pytest.mark.parametrize("of", LIBRARIES)
-@pytest.mark.parametrize("run", RUNNERS)
-def test_20_of_20_calls_of_chat_openai(run: Callable[..., Any], of: str, server: HTTPServer) -> None:
-    for _ in range(2):
-        # A new object each time isolates nothing, and need not: it is the transport that is per loop.
-        llm = ChatOpenAI(
-            model="local",
-            base_url=f"{server.url}/v1",
-            api_key=SecretStr("none"),
-            max_retries=0,
-            http_async_client=http_client(library=of, name="llm"),
-        )
-        answers = [run(llm.ainvoke("Say hello")).content for _ in range(20)]
-        assert answers == ["hello"] * 20
-    assert server.become(0)
-
-
-@pytest.mark.parametrize("of", LIBRARIES)
-def test_20_of_20_calls_of_async_openai(of: str, server: HTTPServer) -> None:
-    client = AsyncOpenAI(
-        base_url=f"{server.url}/v1", api_key="none", max_retries=0, http_client=http_client(library=of, name="llm")
-    )
-
-    async def ask() -> str | None:
-        answer = await client.chat.completions.create(model="local", messages=[{"role": "user", "content": "Hello"}])
-        return answer.choices[0].message.content
-
-    assert [asyncio.run(ask()) for _ in range(20)] == ["hello"] * 20
-    assert server.become(0)
 
 
 def test_one_transport_serves_both_libraries(server: HTTPServer) -> None:
