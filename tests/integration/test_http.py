@@ -312,6 +312,31 @@ def test_bad_arguments_are_refused_at_construction() -> None:
         HTTPTransport(retries=-1)
     with pytest.raises(TypeError, match="nonsense"):
         http_client(nonsense=1)
+    with pytest.raises(ConfigurationError, match="leak_threshold"):
+        http_client(leak_threshold=0)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "told"),
+    [
+        ("htp://someone:secret@proxy:3128", "the scheme 'htp'"),
+        ("someone:secret@proxy:3128", "without a scheme"),
+        ("http://someone:secret@", "without a host"),
+        ("", "without a scheme"),
+    ],
+)
+def test_a_bad_proxy_is_refused_without_its_password(proxy: str, told: str, library: ModuleType) -> None:
+    with pytest.raises(ConfigurationError, match="proxy must be a URL such as http://host:port") as caught:
+        http_client(library=library, proxy=proxy)
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_made_without_a_loop_and_used_synchronously_only(library: ModuleType) -> None:
+    """A client in a global or a synchronous constructor needs no loop, and asks for nothing until it is used."""
+    client = http_client(library=library)
+    assert client.build_request("GET", "http://localhost/").url.path == "/"
+    assert not client.is_closed
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

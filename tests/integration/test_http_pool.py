@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -276,6 +277,54 @@ def test_a_response_of_another_loop_is_refused_and_its_owner_goes_on(library: Mo
         assert value(catalogue.LOOP_CONFLICTS, "content", "app.generate", "httpx", "cross_loop", "guard") == 2
         owner.run(response.aclose())
         owner.run(client.get(server.url))
+    assert server.become(0)
+
+
+def test_a_response_whose_loop_reads_it_in_another_thread_is_refused(library: ModuleType, server: HTTPServer) -> None:
+    client = http_client(library=library)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def begin() -> Any:
+        return await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
+
+    async def read(response: Any) -> int:
+        chunks = response.aiter_raw()
+        return sum([len(await anext(chunks)) for _ in range(50)])
+
+    response = asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
+    reading = asyncio.run_coroutine_threadsafe(read(response), loop)
+    for _ in range(40):
+        with pytest.raises(LoopConflictError):
+            asyncio.run(response.aclose())
+    assert reading.result(30) > 0
+    asyncio.run_coroutine_threadsafe(client.aclose(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    del response
+    assert server.become(0)
+
+
+def test_a_full_pool_of_one_loop_is_none_of_another_s(library: ModuleType, server: HTTPServer) -> None:
+    client = http_client(library=library, name="llm", limits=library.Limits(max_connections=1), timeout=30)
+
+    async def fill() -> tuple[Any, asyncio.Task[Any]]:
+        response = await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
+        waiting = asyncio.create_task(client.get(server.url))
+        await until(lambda: gauge(catalogue.POOL_PENDING_REQUESTS, "llm") == 1)
+        return response, waiting
+
+    async def empty(response: Any, waiting: asyncio.Task[Any]) -> Any:
+        await response.aclose()
+        return (await waiting).text
+
+    with asyncio.Runner() as owner:
+        response, waiting = owner.run(fill())
+        for _ in range(3):
+            assert asyncio.run(client.get(server.url)).text == "/"
+        assert owner.run(empty(response, waiting)) == "/"
     assert server.become(0)
 
 
