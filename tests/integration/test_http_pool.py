@@ -291,19 +291,20 @@ def test_a_response_whose_loop_reads_it_in_another_thread_is_refused(library: Mo
 
     async def read(response: Any) -> int:
         chunks = response.aiter_raw()
-        return sum([len(await anext(chunks)) for _ in range(50)])
+        return sum([len(await anext(chunks)) for _ in range(10)])
 
-    response = asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
-    reading = asyncio.run_coroutine_threadsafe(read(response), loop)
-    for _ in range(40):
-        with pytest.raises(LoopConflictError):
-            asyncio.run(response.aclose())
-    assert reading.result(30) > 0
-    asyncio.run_coroutine_threadsafe(client.aclose(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-    del response
+    try:
+        for _ in range(10):
+            response = asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
+            reading = asyncio.run_coroutine_threadsafe(read(response), loop)
+            with pytest.raises(LoopConflictError):
+                asyncio.run(response.aclose())
+            assert reading.result(30) > 0
+    finally:
+        asyncio.run_coroutine_threadsafe(client.aclose(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
     assert server.become(0)
 
 
