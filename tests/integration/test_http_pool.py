@@ -286,17 +286,19 @@ def test_a_response_whose_loop_reads_it_in_another_thread_is_refused(library: Mo
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
-    async def begin() -> Any:
-        return await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
-
-    async def read(response: Any) -> int:
+    async def begin() -> tuple[Any, Any]:
+        response = await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
         chunks = response.aiter_raw()
+        await anext(chunks)
+        return response, chunks
+
+    async def read(chunks: Any) -> int:
         return sum([len(await anext(chunks)) for _ in range(10)])
 
     try:
         for _ in range(10):
-            response = asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
-            reading = asyncio.run_coroutine_threadsafe(read(response), loop)
+            response, chunks = asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
+            reading = asyncio.run_coroutine_threadsafe(read(chunks), loop)
             with pytest.raises(LoopConflictError):
                 asyncio.run(response.aclose())
             assert reading.result(30) > 0
