@@ -7,7 +7,6 @@ needs some to the running loop's own pool, which is made on first use and closed
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
@@ -30,6 +29,7 @@ from loopwatch.adapters.redis_connection import (
     set_up,
     take_idle,
 )
+from loopwatch.adapters.redis_options import check_classes, check_options, options_of, without_maintenance
 from loopwatch.errors import ConfigurationError
 from loopwatch.per_loop import PerLoop, is_ending
 from loopwatch.telemetry.stats import STATS, Gauge
@@ -106,15 +106,17 @@ class RedisConnectionPool(ConnectionPool):
         pool_class: type[ConnectionPool] = ConnectionPool,
         **options: Any,
     ) -> None:
-        _check_classes(connection_class, pool_class, max_connections)
-        names = _options_of(pool_class)
+        check_classes(connection_class, pool_class, max_connections)
+        if issubclass(pool_class, RedisConnectionPool):
+            raise ConfigurationError("pool_class is the kind of pool that each loop has: one of redis.asyncio's")
+        names = options_of(pool_class)
         self._pool_class = pool_class
         self._pool_options = {key: options.pop(key) for key in names & options.keys()}
         if max_connections is not None:
             self._pool_options["max_connections"] = max_connections
         # By its name: between the two there may be another base class, whose arguments are others.
-        ConnectionPool.__init__(self, connection_class, max_connections, **_without_maintenance(), **options)
-        _check_options(connection_class, self.connection_kwargs)
+        ConnectionPool.__init__(self, connection_class, max_connections, **without_maintenance(), **options)
+        check_options(connection_class, self.connection_kwargs)
         self.leak_threshold = checked_threshold(leak_threshold)
         self.labels = PoolLabels(name or self._default_name(), "redis", self._database())
         self._pools: PerLoop[Any] = PerLoop(self._make_pool, dispose=_close, name=self.name, sockets=redis_sockets)
@@ -244,53 +246,6 @@ class RedisConnectionPool(ConnectionPool):
         if options.get("path"):
             return database_label(options["path"], None, database)
         return database_label(options.get("host", "localhost"), options.get("port", 6379), database)
-
-
-def _check_classes(connection_class: object, pool_class: object, max_connections: object) -> None:
-    if not isinstance(pool_class, type) or issubclass(pool_class, RedisConnectionPool):
-        raise ConfigurationError(f"pool_class is the kind of pool that each loop has, not {pool_class!r}")
-    for option, given, base in (
-        ("pool_class", pool_class, ConnectionPool),
-        ("connection_class", connection_class, AbstractConnection),
-    ):
-        if not (isinstance(given, type) and issubclass(given, base)):
-            raise ConfigurationError(f"{option} must be a class of redis.asyncio, not {given!r}, which is none of them")
-    if max_connections is not None and not (isinstance(max_connections, int) and max_connections > 0):
-        raise ConfigurationError(
-            f"max_connections must be at least 1, for each loop, and not {max_connections!r}; leave it out for "
-            "redis-py's default"
-        )
-
-
-def _check_options(connection_class: Any, options: dict[str, Any]) -> None:
-    """Makes a connection, which opens nothing: an option that is not known shows now and not in the first task."""
-    if not connection_class.__module__.startswith("redis.asyncio.connection"):
-        return  # one of the user's may need a running loop, and Sentinel's a pool
-    try:
-        connection_class(**options)
-    except TypeError as error:
-        raise ConfigurationError(f"redis-py's {connection_class.__name__} refuses an option: {error}") from None
-
-
-def _options_of(pool_class: type[ConnectionPool]) -> set[str]:
-    """The options that are the pool's own; whatever else is given goes to its connections."""
-    named = {
-        name
-        for cls in pool_class.__mro__
-        if issubclass(cls, ConnectionPool)
-        for name, parameter in inspect.signature(cls.__init__).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
-    return named - {"self", "connection_class", "max_connections"}
-
-
-def _without_maintenance() -> dict[str, Any]:
-    """redis-py 7 and newer: notifications are handled by each loop's pool, not by the one that has no connections."""
-    if "maint_notifications_config" not in _options_of(ConnectionPool):
-        return {}
-    from redis.maint_notifications import MaintNotificationsConfig
-
-    return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
 
 
 async def _close(pool: ConnectionPool) -> None:
