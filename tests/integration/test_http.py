@@ -68,6 +68,17 @@ def test_one_global_client_on_a_hundred_loops(run: Callable[..., str], library: 
     assert STATS.value(catalogue.ENGINES_DISPOSED, ("api", "loop_end")) == 100
 
 
+def test_a_thousand_loops_leave_no_connection_and_no_descriptor(server: HTTPServer) -> None:
+    client = http_client()
+    asyncio.run(fetch(client, server.url))
+    assert server.become(0)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(1000):
+        asyncio.run(client.get(server.url))
+    assert server.become(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
 def test_one_transport_serves_both_libraries(server: HTTPServer) -> None:
     transport: Any = HTTPTransport(name="both")
     clients = httpx.AsyncClient(transport=transport), httpx2.AsyncClient(transport=transport)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,18 @@ def sessions(redis_url: str) -> Iterator[Sessions]:
     found = Sessions(redis_url)
     yield found
     found.close()
+
+
+def test_a_thousand_loops_leave_no_session_and_no_descriptor(redis_url: str, sessions: Sessions) -> None:
+    client: Client = redis_from_url(redis_url, client_name="app")
+    asyncio.run(_ping(client))
+    assert sessions.become(0)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(1000):
+        asyncio.run(_ping(client))
+    assert sessions.become(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert len(client.connection_pool._pools) == 0
 
 
 @pytest.mark.parametrize(
