@@ -185,8 +185,10 @@ def test_a_trace_of_the_user_s_sees_everything(library: ModuleType, server: HTTP
         async with client:
             for _ in range(2):
                 request = client.build_request("GET", server.url, extensions={"trace": trace})
+                given = request.extensions
                 await client.send(request)
-                assert request.extensions["trace"] is trace
+                assert request.extensions is given
+                assert given["trace"] is trace
         return events
 
     ours = asyncio.run(events_of(http_client(library=library, name="llm")))
@@ -213,14 +215,21 @@ def test_https_by_way_of_a_proxy(run: Callable[..., Any], library: ModuleType, t
         url = proxy.url.replace("//", "//user:secret@")
         client = http_client(library=library, name="llm", verify=False, proxy=url)
 
+        waiting: list[float] = []
+
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            if event.endswith("start_tls.started"):
+                waiting.append(gauge(catalogue.POOL_PENDING_REQUESTS, "llm"))
+
         async def two() -> None:
             for _ in range(2):
-                assert (await client.get(tls_server.url)).text == "/"
+                assert (await client.get(tls_server.url, extensions={"trace": trace})).text == "/"
 
         for _ in range(3):
             run(two())
         target = tls_server.url.removeprefix("https://")
         assert proxy.asked == [f"CONNECT {target}"] * 3
+        assert waiting == [1] * 3  # a connection that the proxy has opened is not there yet
         assert len(proxy.authorizations) == 3
         assert tls_server.become(0)
     assert value(catalogue.POOL_WAIT, "content", "llm") == 6
