@@ -15,7 +15,10 @@ __all__ = ["Stack", "caller", "calling_stack", "stack_of", "users_part"]
 
 LIMIT = 20
 """Frames that a stack keeps, from the innermost."""
-_LIBRARIES = ("loopwatch", "sqlalchemy", "sqlmodel", "asyncio", "contextlib", "uvloop")
+_LIBRARIES = (
+    *("loopwatch", "sqlalchemy", "sqlmodel", "asyncio", "contextlib", "uvloop"),
+    *("redis", "httpx", "httpx2", "httpcore", "httpcore2", "anyio"),
+)
 """Packages that stand between the user's code and the pool: their frames say nothing about whose call it was."""
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib(?:64)?[/\\]python3[.\d]*t?[/\\]|^<frozen ")
 
