@@ -14,7 +14,6 @@ from loopwatch._version import __version__
 if TYPE_CHECKING:
     from loopwatch.adapters.http import HTTPTransport, http_client
     from loopwatch.adapters.redis import RedisConnectionPool, redis_from_url
-    from loopwatch.adapters.redis_connection import redis_sockets
     from loopwatch.adapters.redis_sentinel import RedisSentinelPool
     from loopwatch.adapters.sqlalchemy import LoopAwarePool, create_async_engine, observe
     from loopwatch.celery.instrument import instrument
@@ -59,7 +58,6 @@ __all__ = [
     "instrument",
     "observe",
     "redis_from_url",
-    "redis_sockets",
     "report",
     "run_async",
     "tolerated",
@@ -68,7 +66,6 @@ __all__ = [
 _HOMES = {
     "loopwatch.adapters.http": ("HTTPTransport", "http_client"),
     "loopwatch.adapters.redis": ("RedisConnectionPool", "redis_from_url"),
-    "loopwatch.adapters.redis_connection": ("redis_sockets",),
     "loopwatch.adapters.redis_sentinel": ("RedisSentinelPool",),
     "loopwatch.adapters.sqlalchemy": ("LoopAwarePool", "create_async_engine", "observe"),
     "loopwatch.connection_budget": ("Budget", "budget"),

@@ -2,6 +2,14 @@
 
 `RedisConnectionPool` is redis-py's pool in every respect but one: it has no connections. It passes each call that
 needs some to the running loop's own pool, which is made on first use and closed with its loop.
+
+A cluster's client has no pool that could be exchanged; there each loop has a client of its own, in a `PerLoop`:
+
+>>> from loopwatch import PerLoop
+>>> from redis.asyncio import RedisCluster
+>>> cluster = PerLoop(lambda: RedisCluster.from_url("redis://localhost"), dispose=RedisCluster.aclose, name="cluster")
+>>> async def remember(key, value):
+...     await (await cluster.aget()).set(key, value)  # `aget`: such a client is awaitable
 """
 
 from __future__ import annotations

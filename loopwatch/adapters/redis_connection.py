@@ -14,7 +14,7 @@ from functools import cache
 from time import perf_counter
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
 from loopwatch.adapters.foreign_loop import refuse_foreign_loop
@@ -174,30 +174,10 @@ def lender_of(connection: AbstractConnection) -> ConnectionPool | None:
     return getattr(connection, "_loopwatch_pool", None)
 
 
-def redis_sockets(client: Redis | RedisCluster | ConnectionPool) -> Iterator[SocketHandle]:
-    """The sockets beneath a client or pool of ``redis.asyncio``, those in use too: the ``sockets=`` of a `PerLoop`.
-
-    A cluster client has no pool that could be exchanged, so each loop has its own (``aget``: it is awaitable):
-
-    >>> from loopwatch import PerLoop
-    >>> def make():
-    ...     return RedisCluster.from_url("redis://localhost")
-    >>> cluster = PerLoop(make, dispose=RedisCluster.aclose, sockets=redis_sockets, name="cluster")
-    >>> async def remember(key, value):
-    ...     await (await cluster.aget()).set(key, value)
-    """
-    for connection in _connections_beneath(client):
+def redis_sockets(pool: ConnectionPool) -> Iterator[SocketHandle]:
+    """The sockets of all of the pool's connections, those in use too."""
+    for connection in (one for group in connections_of(pool) for one in group):
         writer = getattr(connection, "_writer", None)
         handle = transport_socket(writer.transport) if writer is not None else None
         if handle is not None:
             yield handle
-
-
-def _connections_beneath(client: Redis | RedisCluster | ConnectionPool) -> list[Any]:
-    if isinstance(client, RedisCluster):
-        # Those of the nodes that it was given, from which it learns of the others, are not among the latter's.
-        nodes = (*client.get_nodes(), *client.nodes_manager.startup_nodes.values())
-        return [connection for node in nodes for connection in node._connections]
-    pool = client.connection_pool if isinstance(client, Redis) else client
-    idle, used = connections_of(pool)
-    return idle + used

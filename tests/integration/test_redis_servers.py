@@ -15,7 +15,7 @@ import uvloop
 from redis.asyncio import RedisCluster
 
 from app.demo.servers import free_port
-from loopwatch import LoopConflictError, PerLoop, redis_from_url, redis_sockets
+from loopwatch import LoopConflictError, PerLoop, redis_from_url
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
 from tests.integration.certificates import self_signed
@@ -151,7 +151,6 @@ def cluster(cluster_port: int) -> PerLoop[Any]:
     return PerLoop(
         lambda: RedisCluster(host="127.0.0.1", port=cluster_port, client_name="app"),
         dispose=RedisCluster.aclose,
-        sockets=redis_sockets,
         name="cluster",
     )
 
