@@ -6,10 +6,12 @@ A loop that lives on keeps its engines and clients, so a task costs no new conne
   ``run_until_complete``: context variables, ``self.request`` and signals are the task's own. A soft time limit cancels
   the coroutine (`soft_limit`);
 - in any other thread (the threads pool) one shared loop in a background thread: a loop per thread would multiply the
-  pools by the threads.
+  pools by the threads;
+- under gevent and eventlet always the shared loop, whose "thread" is a greenlet there (`green`).
 
-A finished run leaves nothing behind on either (`leftovers`). After a fork the child makes its own loops; the
-inherited ones are kept, untouched: closing one would take the parent's self-pipe off the epoll that both share.
+Both are loops of asyncio's or, by a setting, of uvloop's (`event_loops`). A finished run leaves nothing behind on
+either (`leftovers`). After a fork the child makes its own loops; the inherited ones are kept, untouched: closing one
+would take the parent's self-pipe off the epoll that both share.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from concurrent.futures import Future, wait
 from contextlib import nullcontext, suppress
 from typing import Any, TypeVar, cast
 
+from loopwatch import green
 from loopwatch.errors import ConfigurationError, RunningLoopError
+from loopwatch.event_loops import new_event_loop
 from loopwatch.leftovers import GenerationHooks, Leftovers, current_run, make_task
 from loopwatch.soft_limit import SoftLimit, soft_limit_handler
 
@@ -51,6 +55,15 @@ def run_async(
 ) -> T:
     """Runs a coroutine to its end and returns its result.
 
+    >>> import asyncio
+    >>> async def double(number):
+    ...     await asyncio.sleep(0.01)
+    ...     return 2 * number
+    >>> run_async(double(21))
+    42
+    >>> run_async(lambda: double(4), timeout=5)
+    8
+
     Args:
         coro_or_factory: a coroutine, or a function without arguments that makes an awaitable; the function is called
             on the loop.
@@ -59,8 +72,8 @@ def run_async(
 
     Raises:
         RunningLoopError: an event loop is running in this thread.
-        ConfigurationError: ``timeout`` is not positive.
-        TypeError: neither a coroutine nor a function.
+        ConfigurationError: ``timeout`` is not positive; or this is a native thread beside greenlets.
+        TypeError: neither a coroutine nor a function that makes an awaitable.
         Exception: whatever the coroutine raises; and on Celery's prefork pool ``SoftTimeLimitExceeded`` when the task's
             soft limit has cancelled it.
     """
@@ -69,7 +82,7 @@ def run_async(
             raise ConfigurationError(f"run_async(timeout={timeout!r}): seconds above 0, or None for no limit")
         if not (inspect.iscoroutine(coro_or_factory) or callable(coro_or_factory)):
             raise TypeError(
-                f"run_async() takes a coroutine or a function that makes one, not {type(coro_or_factory).__name__!r}"
+                f"run_async() takes a coroutine or a function that makes one, not {_described(coro_or_factory)}"
             )
         home = _home(shared)
     except BaseException:
@@ -97,7 +110,7 @@ class _Home:
     """A loop that runs live on."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_event_loop()
         self.loop.set_task_factory(make_task)
         self._hooks = GenerationHooks()
 
@@ -108,9 +121,9 @@ class _Home:
         current_run.set(run)
         self._hooks.install()
         if timeout is None:
-            return await (subject if inspect.iscoroutine(subject) else subject())
+            return await (subject if inspect.iscoroutine(subject) else _call(subject))
         async with asyncio.timeout(timeout):
-            return await (subject if inspect.iscoroutine(subject) else subject())
+            return await (subject if inspect.iscoroutine(subject) else _call(subject))
 
     async def _end(self) -> None:
         everything = asyncio.all_tasks() - {asyncio.current_task()}
@@ -160,7 +173,7 @@ class _OwnLoop(_Home):
 
 
 class _SharedLoop(_Home):
-    """A loop in a daemon thread, for every other thread of the process."""
+    """A loop in a daemon thread, for every other thread of the process; in a greenlet, for all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,6 +231,22 @@ class _SharedLoop(_Home):
             self.loop.close()
 
 
+def _call(factory: Callable[[], Any]) -> Any:
+    made = factory()
+    if hasattr(made, "__await__") or inspect.isawaitable(made):
+        return made
+    raise TypeError(f"run_async() was given {factory!r}, which made {_described(made)}")
+
+
+def _described(subject: object) -> str:
+    """What it is instead of a coroutine, and what to write."""
+    if inspect.isasyncgen(subject):
+        return "an async generator: write a coroutine function with `async for` around it"
+    if isinstance(subject, asyncio.Future):
+        return f"{type(subject).__name__!r}, which belongs to the loop that made it: pass the coroutine itself"
+    return f"{type(subject).__name__!r}"
+
+
 def _settle(done: Future[object], task: asyncio.Task[Any]) -> None:
     if task.cancelled():
         done.set_exception(asyncio.CancelledError())
@@ -245,14 +274,17 @@ def _home(shared: bool) -> _Home:
     running = asyncio._get_running_loop()
     if running is not None:
         _refuse(running, shared)
-    if shared or not _in_main_thread():
-        with _loops.lock:
-            if _loops.shared is None:
-                _loops.shared = _SharedLoop()
-            return _loops.shared
-    if _loops.own is None:
-        _loops.own = _OwnLoop()
-    return _loops.own
+    if not shared and _in_main_thread():
+        if _loops.own is not None:
+            return _loops.own
+        if green.patched_by() is None:
+            _loops.own = _OwnLoop()
+            return _loops.own
+    green.check_thread()
+    with _loops.lock:
+        if _loops.shared is None:
+            _loops.shared = _SharedLoop()
+        return _loops.shared
 
 
 def _refuse(running: AbstractEventLoop, shared: bool) -> None:

@@ -17,9 +17,11 @@ from celery import Celery, signals
 
 from loopwatch.celery.identity import Queues, slot
 from loopwatch.celery.node import Node
+from loopwatch.celery.registry import check_async_tasks as check_tasks
 from loopwatch.celery.running import RunningTasks
 from loopwatch.conflicts import count_once
 from loopwatch.errors import ConfigurationError
+from loopwatch.event_loops import check_event_loop, use_event_loop
 from loopwatch.per_loop import process_exits
 from loopwatch.runner import close_loops
 from loopwatch.telemetry.channel import Writer
@@ -35,6 +37,7 @@ logger = logging.getLogger("loopwatch")
 class _Settings:
     interval: float
     release: str
+    event_loop: str | None
 
 
 class _Instrument:
@@ -52,7 +55,14 @@ class _Instrument:
 _instruments: WeakKeyDictionary[Celery[Any], _Instrument] = WeakKeyDictionary()
 
 
-def instrument(app: Celery[Any], *, interval: float = 5.0, release: str | None = None) -> None:
+def instrument(
+    app: Celery[Any],
+    *,
+    interval: float = 5.0,
+    release: str | None = None,
+    event_loop: str | None = None,
+    check_async_tasks: bool = True,
+) -> None:
     """Has every worker of ``app`` report to the monitor: no port, no file, and no ``-E`` needed.
 
     Call it where the application is made; processes that are no workers are not affected. Calling it again with the
@@ -62,12 +72,19 @@ def instrument(app: Celery[Any], *, interval: float = 5.0, release: str | None =
         app: the Celery application.
         interval: seconds between a worker's events.
         release: the application's version, shown with the worker.
+        event_loop: which loops `loopwatch.run_async` makes, in this process: ``"asyncio"`` (also by default: those of
+            asyncio's policy) or ``"uvloop"``. Under gevent and eventlet they are asyncio's in any case.
+        check_async_tasks: refuse ``async def`` tasks that nobody awaits; false where something else awaits them, such
+            as celery-aio-pool.
 
     Raises:
-        ConfigurationError: the interval is out of range, or the application is instrumented with other arguments.
+        ConfigurationError: the interval is out of range, the event loop unknown or not installed, an ``async def``
+            task is not an `AsyncTask` (also raised later, when one is registered), or the application is instrumented
+            with other arguments.
     """
     check_interval(interval)
-    settings = _Settings(interval, release or "")
+    check_event_loop(event_loop)
+    settings = _Settings(interval, release or "", event_loop)
     known = _instruments.get(app)
     if known is not None:
         if known.settings != settings:
@@ -76,6 +93,10 @@ def instrument(app: Celery[Any], *, interval: float = 5.0, release: str | None =
                 "call it once, where the application is made"
             )
         return
+    if check_async_tasks:
+        check_tasks(app)
+    if event_loop is not None:
+        use_event_loop(event_loop)
     _instruments[app] = _Instrument(settings, Queues(app))
     _connect()
 

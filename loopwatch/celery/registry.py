@@ -1,0 +1,60 @@
+"""An ``async def`` task that nobody awaits is an error when it is registered.
+
+Celery would call its function, get a coroutine, and store that coroutine's repr as the result of a successful task.
+The check sits in the application's registry of tasks, through which every task comes: decorated, lazy, shared or a
+class. Celery's signals would swallow the error.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from celery import Celery, Task, concurrency
+from celery.app import trace
+from celery.app.registry import TaskRegistry
+
+from loopwatch.celery.wrappers import beneath
+from loopwatch.errors import ConfigurationError
+
+__all__ = ["check_async_tasks"]
+
+
+def check_async_tasks(app: Celery[Any]) -> None:
+    """Checks the tasks that ``app`` has, and from now on each one that it gets.
+
+    Raises:
+        ConfigurationError: a task is a coroutine function that nobody awaits.
+    """
+    registry: Any = app._tasks  # type: ignore[attr-defined]  # `app.tasks` would finalize the application
+    for task in list(registry.values()):
+        _check(task)
+    kind = type(registry)
+    if not issubclass(kind, _Checked):
+        # The object stays the same: others may hold it. Its class may be the application's own.
+        registry.__class__ = type(kind.__name__, (_Checked, kind), {})
+
+
+class _Checked(TaskRegistry):  # type: ignore[misc, unused-ignore]  # untyped, or typed in its stubs only
+    def __setitem__(self, name: str, task: Any) -> None:
+        _check(task)
+        super().__setitem__(name, task)
+
+
+def _check(task: Any) -> None:
+    if inspect.iscoroutinefunction(beneath(task.run)) and not _awaited_by_others(task):
+        raise ConfigurationError(
+            f"the task {task.name!r} is an `async def` function that nobody awaits: its result would be a coroutine's "
+            "repr. Write `@app.task(base=loopwatch.AsyncTask)` or, for all tasks, `Celery(..., "
+            "task_cls=loopwatch.AsyncTask)`; or a plain `def` that calls `loopwatch.run_async(...)`. If something "
+            "else awaits it (celery-aio-pool, a worker pool of your own): `instrument(app, check_async_tasks=False)`"
+        )
+
+
+def _awaited_by_others(task: Any) -> bool:
+    """A ``__call__`` of the application's own, a tracer that was replaced, a Celery that has a pool for coroutines."""
+    return (
+        type(task).__call__ is not Task.__call__
+        or trace.build_tracer.__module__ != trace.__name__
+        or "asyncio" in getattr(concurrency, "ALIASES", {})
+    )
