@@ -27,7 +27,7 @@ def check_event_loop(kind: str | None) -> None:
     """
     if kind is not None and kind not in KINDS:
         raise ConfigurationError(f"event_loop={kind!r}: one of {', '.join(map(repr, KINDS))}, or None for asyncio's")
-    if kind == "uvloop" and importlib.util.find_spec("uvloop") is None:
+    if kind == "uvloop" and not _installed("uvloop"):
         raise ConfigurationError(
             "event_loop='uvloop' needs the package 'uvloop', which is not installed: pip install uvloop"
         )
@@ -51,3 +51,10 @@ def new_event_loop() -> AbstractEventLoop:
 
         return uvloop.new_event_loop()
     return asyncio.new_event_loop()
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # in sys.modules, as None
+        return False

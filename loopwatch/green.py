@@ -5,7 +5,9 @@ thread beside it works only until two threads want the same patched lock: with `
 eventlet raises in its hub, and the worker hangs for good. So the loop is a greenlet like the others, and its selector
 waits through the hub.
 
-While the loop waits, it is not the thread's running loop: another greenlet is not inside it.
+While the loop waits, it is not the thread's running loop: another greenlet is not inside it. While a coroutine waits
+in the green way (it sends a message to the broker, say), asyncio takes all greenlets to be inside; `running_loop` does
+not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any, TypeAlias
 
 from loopwatch.errors import ConfigurationError
 
-__all__ = ["check_thread", "new_event_loop", "patched_by"]
+__all__ = ["check_thread", "new_event_loop", "patched_by", "running_loop"]
 
 FOREVER = 3600.0
 """Seconds that a forked child's copy of the loop's greenlet sleeps, again and again."""
@@ -58,7 +60,13 @@ def new_event_loop(green: str) -> AbstractEventLoop:
     """
     if not sys.platform.startswith("linux"):
         raise ConfigurationError(f"run_async() under {green} needs Linux (epoll): use Celery's threads pool instead")
-    return asyncio.SelectorEventLoop(_GreenSelector(*(_gevent() if green == "gevent" else _eventlet())))
+    return _GreenLoop(_GreenSelector(*(_gevent() if green == "gevent" else _eventlet())))
+
+
+def running_loop() -> AbstractEventLoop | None:
+    """The loop that the current code runs on."""
+    loop = asyncio._get_running_loop()
+    return None if isinstance(loop, _GreenLoop) and not loop.runs_this_greenlet() else loop
 
 
 def check_thread() -> None:
@@ -69,6 +77,23 @@ def check_thread() -> None:
             f"run_async() was called in a native thread of a process that {green} has patched (a thread of "
             "gevent.threadpool or eventlet.tpool): call it in a greenlet"
         )
+
+
+class _GreenLoop(asyncio.SelectorEventLoop):
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        super().__init__(selector)
+        self._current = import_module("greenlet").getcurrent
+        self._greenlet: Any = None
+
+    def run_forever(self) -> None:
+        self._greenlet = self._current()
+        super().run_forever()
+
+    def runs_this_greenlet(self) -> bool:
+        greenlet = self._current()
+        while greenlet is not None and greenlet is not self._greenlet:
+            greenlet = greenlet.parent  # SQLAlchemy runs synchronous code in children of its own
+        return greenlet is not None
 
 
 class _GreenSelector(selectors.BaseSelector):

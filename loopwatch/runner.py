@@ -101,7 +101,7 @@ def close_loops() -> None:
     if own is not None and _in_main_thread() and not own.loop.is_running():
         _loops.own = None
         own.close()
-    if shared is not None and asyncio._get_running_loop() is not shared.loop:
+    if shared is not None and green.running_loop() is not shared.loop:
         _loops.shared = None
         shared.close()
 
@@ -271,7 +271,7 @@ _inherited: list[_Loops] = []
 
 
 def _home(shared: bool) -> _Home:
-    running = asyncio._get_running_loop()
+    running = green.running_loop()
     if running is not None:
         _refuse(running, shared)
     if not shared and _in_main_thread():

@@ -8,6 +8,8 @@ class. Celery's signals would swallow the error.
 from __future__ import annotations
 
 import inspect
+import sys
+from types import FrameType
 from typing import Any
 
 from celery import Celery, Task, concurrency
@@ -27,8 +29,9 @@ def check_async_tasks(app: Celery[Any]) -> None:
         ConfigurationError: a task is a coroutine function that nobody awaits.
     """
     registry: Any = app._tasks  # type: ignore[attr-defined]  # `app.tasks` would finalize the application
-    for task in list(registry.values()):
-        _check(task)
+    unawaited = [name for name, task in registry.items() if _is_unawaited(task)]
+    if unawaited:
+        raise _refusal(unawaited)
     kind = type(registry)
     if not issubclass(kind, _Checked):
         # The object stays the same: others may hold it. Its class may be the application's own.
@@ -37,18 +40,39 @@ def check_async_tasks(app: Celery[Any]) -> None:
 
 class _Checked(TaskRegistry):  # type: ignore[misc, unused-ignore]  # untyped, or typed in its stubs only
     def __setitem__(self, name: str, task: Any) -> None:
-        _check(task)
-        super().__setitem__(name, task)
+        if not _is_unawaited(task):
+            super().__setitem__(name, task)
+        elif not _offered():
+            raise _refusal([name])
 
 
-def _check(task: Any) -> None:
-    if inspect.iscoroutinefunction(beneath(task.run)) and not _awaited_by_others(task):
-        raise ConfigurationError(
-            f"the task {task.name!r} is an `async def` function that nobody awaits: its result would be a coroutine's "
-            "repr. Write `@app.task(base=loopwatch.AsyncTask)` or, for all tasks, `Celery(..., "
-            "task_cls=loopwatch.AsyncTask)`; or a plain `def` that calls `loopwatch.run_async(...)`. If something "
-            "else awaits it (celery-aio-pool, a worker pool of your own): `instrument(app, check_async_tasks=False)`"
-        )
+def _is_unawaited(task: Any) -> bool:
+    return inspect.iscoroutinefunction(beneath(task.run)) and not _awaited_by_others(task)
+
+
+def _refusal(names: list[str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"`async def` tasks that nobody awaits: {', '.join(map(repr, names))}. Their results would be a coroutine's "
+        "repr. Write `@app.task(base=loopwatch.AsyncTask)` or, for all tasks, `Celery(..., "
+        "task_cls=loopwatch.AsyncTask)`; or a plain `def` that calls `loopwatch.run_async(...)`. If something else "
+        "awaits them (celery-aio-pool, a worker pool of your own): `instrument(app, check_async_tasks=False)`"
+    )
+
+
+def _offered() -> bool:
+    """Whether ``@other_app.task`` offers its task to every application of the process, as Celery does.
+
+    There it may be awaited; here it is not taken. An application that is offered a task of its own registers it right
+    after in its own name, and is refused then.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(4):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "cons" and frame.f_globals.get("__name__") == "celery.app.base":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _awaited_by_others(task: Any) -> bool:

@@ -75,10 +75,17 @@ class Listener:
 class Worker:
     """A worker process and its log."""
 
-    def __init__(self, node: str, log: Path, environment: dict[str, str], *options: str) -> None:
+    def __init__(
+        self,
+        node: str,
+        log: Path,
+        environment: dict[str, str],
+        *options: str,
+        app: str = "tests.acceptance.worker_app",
+    ) -> None:
         self.node = f"{node}@test"
         self._log = log
-        command = [sys.executable, "-m", "celery", "-A", "tests.acceptance.worker_app", "worker", "-l", "INFO"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO"]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [*command, "-n", self.node, "--without-mingle", "--without-gossip", *options],
