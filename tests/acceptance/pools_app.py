@@ -109,9 +109,7 @@ class Hooked(loopwatch.AsyncTask):
     async def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         await self._note("on_retry", task_id)
 
-    async def after_return(
-        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
-    ) -> None:
+    async def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         await self._note(f"after_return {status}", task_id)
 
     async def _note(self, hook: str, task_id: str) -> None:

@@ -200,7 +200,9 @@ def test_the_coroutine_of_a_greenlet_that_is_killed_is_cancelled(pool: Pool, how
 
 
 def test_the_worker_reports(pool: Pool) -> None:
-    wait_until(lambda: pool.listener.sum(pool.worker.node, catalogue.ENGINES_CREATED, "main") == 1, lambda: pool.worker.log)
+    wait_until(
+        lambda: pool.listener.sum(pool.worker.node, catalogue.ENGINES_CREATED, "main") == 1, lambda: pool.worker.log
+    )
     info = pool.listener.snapshots[pool.worker.node]["info"]
     assert info["pool_type"] == pool.name
     assert info["slots"] == SLOTS[pool.name]
@@ -214,5 +216,5 @@ def test_the_end_of_the_worker_leaves_no_session(pool: Pool) -> None:
     wait_until(lambda: not pool.sessions(), pool.sessions)
     wait_until(lambda: pool.listener.snapshots[pool.worker.node]["stopping"])
     assert pool.listener.sum(pool.worker.node, catalogue.ENGINES_DISPOSED, "main", "process_exit") == 1
-    for complaint in ("Traceback", "was never awaited", "was destroyed", "not thread safe"):
-        assert complaint not in pool.worker.log.replace("ValueError: no", "")
+    for complaint in ("Exception in thread", "Exception ignored", "never awaited", "was destroyed", "never retrieved"):
+        assert complaint not in pool.worker.log

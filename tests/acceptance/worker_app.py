@@ -83,6 +83,22 @@ async def hold() -> None:
 
 
 @app.task
+async def work(seconds: float) -> int:
+    """Uses the database and counts a notification, within ``seconds``; answers with the pid of the process."""
+    assert engine is not None
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        await _notify("work")
+        await asyncio.sleep(seconds)
+    return os.getpid()
+
+
+@app.task
+def hold_with_a_timeout(seconds: float) -> None:
+    loopwatch.run_async(hold.run(), timeout=seconds)
+
+
+@app.task
 async def block() -> None:
     """Blocks the loop, in a transaction."""
     assert engine is not None
