@@ -33,6 +33,7 @@ from loopwatch.errors import ConfigurationError, RunningLoopError
 from loopwatch.event_loops import new_event_loop
 from loopwatch.leftovers import GenerationHooks, Leftovers, current_run, make_task
 from loopwatch.soft_limit import SoftLimit, soft_limit_handler
+from loopwatch.subjects import check_subject, made_by
 
 __all__ = ["close_loops", "run_async"]
 
@@ -80,10 +81,7 @@ def run_async(
     try:
         if timeout is not None and timeout <= 0:
             raise ConfigurationError(f"run_async(timeout={timeout!r}): seconds above 0, or None for no limit")
-        if not (inspect.iscoroutine(coro_or_factory) or callable(coro_or_factory)):
-            raise TypeError(
-                f"run_async() takes a coroutine or a function that makes one, not {_described(coro_or_factory)}"
-            )
+        check_subject(coro_or_factory)
         home = _home(shared)
     except BaseException:
         if inspect.iscoroutine(coro_or_factory):
@@ -121,9 +119,9 @@ class _Home:
         current_run.set(run)
         self._hooks.install()
         if timeout is None:
-            return await (subject if inspect.iscoroutine(subject) else _call(subject))
+            return await (subject if inspect.iscoroutine(subject) else made_by(subject))
         async with asyncio.timeout(timeout):
-            return await (subject if inspect.iscoroutine(subject) else _call(subject))
+            return await (subject if inspect.iscoroutine(subject) else made_by(subject))
 
     async def _end(self) -> None:
         everything = asyncio.all_tasks() - {asyncio.current_task()}
@@ -229,22 +227,6 @@ class _SharedLoop(_Home):
         self._thread.join(timeout=1)
         if not self._thread.is_alive():
             self.loop.close()
-
-
-def _call(factory: Callable[[], Any]) -> Any:
-    made = factory()
-    if hasattr(made, "__await__") or inspect.isawaitable(made):
-        return made
-    raise TypeError(f"run_async() was given {factory!r}, which made {_described(made)}")
-
-
-def _described(subject: object) -> str:
-    """What it is instead of a coroutine, and what to write."""
-    if inspect.isasyncgen(subject):
-        return "an async generator: write a coroutine function with `async for` around it"
-    if isinstance(subject, asyncio.Future):
-        return f"{type(subject).__name__!r}, which belongs to the loop that made it: pass the coroutine itself"
-    return f"{type(subject).__name__!r}"
 
 
 def _settle(done: Future[object], task: asyncio.Task[Any]) -> None:

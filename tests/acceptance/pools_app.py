@@ -1,4 +1,5 @@
 """The Celery application of the tests that run on every pool: what an ``async def`` task may be and do."""
+# ruff: noqa: ASYNC110  # what is waited for is not of one loop
 # Celery and kombu are typed in parts, and its hooks are not made for coroutines.
 # mypy: disable-error-code="untyped-decorator,no-untyped-call,attr-defined,override"
 

@@ -1,4 +1,6 @@
 """``async def`` tasks on every pool of Celery: one real worker a pool, and what a task may be and do on each."""
+# Celery is typed in parts.
+# mypy: disable-error-code="attr-defined"
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`AsyncTask` and `instrument` without a worker: eager calls and what is refused."""
 # Celery is typed in parts, and its hooks are not made for coroutines.
-# mypy: disable-error-code="untyped-decorator,override"
+# mypy: disable-error-code="untyped-decorator,override,attr-defined"
 
 from __future__ import annotations
 
@@ -179,10 +179,10 @@ def test_pydantic_validates_and_dumps_around_the_coroutine(app: Celery) -> None:
         await asyncio.sleep(0)
         return Model(number=model.number + len(self.request.id))
 
-    assert free.apply([{"number": 1}]).get() == {"number": 2}
-    assert bound.apply([{"number": 1}], task_id="seven__").get() == {"number": 8}
+    assert free.apply(({"number": 1},)).get() == {"number": 2}
+    assert bound.apply(({"number": 1},), task_id="seven__").get() == {"number": 8}
     with pytest.raises(pydantic.ValidationError):
-        free.apply([{"number": "one"}]).get()
+        free.apply(({"number": "one"},)).get()
 
 
 # ---------------------------------------------------------------- tasks that nobody awaits
@@ -213,7 +213,7 @@ def _class_based(app: Celery) -> None:
 
 def _shared(app: Celery) -> None:
     # Not `shared_task`, which would give the task to every application of this test process, for ever.
-    app._task_from_fun(_coroutine_function, name="unawaited")  # type: ignore[attr-defined]
+    app._task_from_fun(_coroutine_function, name="unawaited")
 
 
 WAYS = [_decorated, _decorated_with_options, _explicit_base, _class_based, _shared]
@@ -312,7 +312,12 @@ def test_a_registry_of_the_applications_own_stays_what_it_is() -> None:
             return set(self)
 
     registry = Registry()
-    with Celery("own", broker="memory://", tasks=registry, set_as_current=False) as app:
+    with Celery(
+        "own",
+        broker="memory://",
+        tasks=registry,  # type: ignore[arg-type]
+        set_as_current=False,
+    ) as app:
         loopwatch.instrument(app)
         assert app.tasks is registry
         assert isinstance(registry, Registry)
