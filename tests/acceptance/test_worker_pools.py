@@ -202,6 +202,7 @@ def test_the_coroutine_of_a_greenlet_that_is_killed_is_cancelled(pool: Pool, how
 
 
 def test_the_worker_reports(pool: Pool) -> None:
+    assert pool.call("query") == 1
     wait_until(
         lambda: pool.listener.sum(pool.worker.node, catalogue.ENGINES_CREATED, "main") == 1, lambda: pool.worker.log
     )

@@ -75,6 +75,10 @@ async def query() -> int:
 
 @app.task
 async def hold() -> None:
+    await _hold()
+
+
+async def _hold() -> None:
     """Holds a transaction open for a minute."""
     assert engine is not None
     async with engine.connect() as connection:
@@ -95,7 +99,7 @@ async def work(seconds: float) -> int:
 
 @app.task
 def hold_with_a_timeout(seconds: float) -> None:
-    loopwatch.run_async(hold.run(), timeout=seconds)
+    loopwatch.run_async(_hold(), timeout=seconds)
 
 
 @app.task
