@@ -56,7 +56,7 @@ def new_event_loop(green: str) -> AbstractEventLoop:
     """A loop for a greenlet of ``gevent``'s or ``eventlet``'s. Always asyncio's own: uvloop would stop the hub.
 
     Raises:
-        ConfigurationError: not on Linux.
+        ConfigurationError: not on Linux, or eventlet runs on an asyncio loop itself.
     """
     if not sys.platform.startswith("linux"):
         raise ConfigurationError(f"run_async() under {green} needs Linux (epoll): use Celery's threads pool instead")
@@ -207,6 +207,11 @@ def _gevent() -> tuple[Any, Wait, Callable[[float], object]]:
 def _eventlet() -> tuple[Any, Wait, Callable[[float], object]]:
     eventlet, patcher = import_module("eventlet"), import_module("eventlet.patcher")
     hubs = import_module("eventlet.hubs")
+    if type(hubs.get_hub()).__module__ == "eventlet.hubs.asyncio":
+        raise ConfigurationError(
+            "run_async() does not work on eventlet's asyncio hub, inside whose loop everything runs: unset EVENTLET_HUB, "
+            "or use eventlet.asyncio.spawn_for_awaitable(...)"
+        )
 
     def wait(descriptor: int, seconds: float | None) -> None:
         with suppress(_TimeIsUpError):

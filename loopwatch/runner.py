@@ -68,7 +68,8 @@ def run_async(
     Args:
         coro_or_factory: a coroutine, or a function without arguments that makes an awaitable; the function is called
             on the loop.
-        timeout: seconds after which the coroutine is cancelled and `TimeoutError` is raised; ``None``: no limit.
+        timeout: seconds after which the coroutine is cancelled and `TimeoutError` is raised; ``None``: no limit. Celery
+            itself has soft time limits on prefork only.
         shared: use the process's shared background loop from any thread; the caller waits.
 
     Raises:

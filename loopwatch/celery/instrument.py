@@ -68,6 +68,9 @@ def instrument(
     Call it where the application is made; processes that are no workers are not affected. Calling it again with the
     same arguments changes nothing.
 
+    >>> import celery
+    >>> instrument(celery.Celery("app", task_cls="loopwatch:AsyncTask", set_as_current=False), release="1.2.3")
+
     Args:
         app: the Celery application.
         interval: seconds between a worker's events.

@@ -25,7 +25,7 @@ class AsyncTask(Task):  # type: ignore[misc, type-arg, unused-ignore]  # untyped
     """A task class for ``async def`` tasks; synchronous ones stay what they are.
 
     >>> import asyncio, celery
-    >>> app = celery.Celery("app", task_cls=AsyncTask)
+    >>> app = celery.Celery("app", task_cls=AsyncTask, set_as_current=False)
     >>> @app.task(bind=True)
     ... async def generate(self, title: str) -> str:
     ...     await asyncio.sleep(0)

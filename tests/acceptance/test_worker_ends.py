@@ -142,7 +142,7 @@ def test_a_pool_that_grows_and_shrinks_leaves_no_session_and_loses_no_count(
         assert len(sessions()) > 1
         if by_hand:
             listener.app.control.pool_shrink(3)
-        wait_until(lambda: len(_children(running)) == 1, lambda: _children(running))
+        wait_until(lambda: len(_children(running)) == 1, lambda: (_children(running), running.log))
         wait_until(lambda: len(sessions()) <= 1, sessions)
         assert not [pid for pid in pids - _children(running) if _lives(pid)]
         wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 8, lambda: listener.snapshots)

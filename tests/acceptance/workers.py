@@ -19,6 +19,7 @@ from loopwatch.telemetry import wire
 from loopwatch.telemetry.catalogue import Metric
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKER_APP = "tests.acceptance.worker_app"
 DEADLINE = 60.0
 """Seconds to wait for what must come; a machine under load is slow."""
 
@@ -81,7 +82,7 @@ class Worker:
         log: Path,
         environment: dict[str, str],
         *options: str,
-        app: str = "tests.acceptance.worker_app",
+        app: str = WORKER_APP,
     ) -> None:
         self.node = f"{node}@test"
         self._log = log
@@ -112,9 +113,9 @@ class Worker:
 
 
 @contextmanager
-def worker(node: str, log: Path, environment: dict[str, str], *options: str) -> Iterator[Worker]:
+def worker(node: str, log: Path, environment: dict[str, str], *options: str, app: str = WORKER_APP) -> Iterator[Worker]:
     """Runs a worker; stops it warmly."""
-    running = Worker(node, log, environment, *options)
+    running = Worker(node, log, environment, *options, app=app)
     try:
         yield running
     finally:

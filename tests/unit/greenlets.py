@@ -176,18 +176,31 @@ def sockets_names_threads_and_timeouts_work() -> None:
 
 
 def a_forked_child_leaves_the_loop_alone() -> None:
+    """The child has a copy of the loop's greenlet, which must not go on with the parent's coroutine."""
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    read, write = os.pipe()
+
     async def pid() -> int:
         return os.getpid()
 
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    assert run_async(pid()) == os.getpid()
+    async def coroutine() -> None:
+        log.append("begun")
+        await asyncio.sleep(0.05)
+        os.write(write, b"once")
+
+    greenlet = spawn(run_async, coroutine)
+    while not log:
+        sleep(0.001)
     child = os.fork()
     if child == 0:
-        sleep(0.05)  # the inherited greenlet's turn
+        sleep(0.3)
         os._exit(0 if run_async(pid(), timeout=30) == os.getpid() else 1)
+    joinall([greenlet])
     assert run_async(pid(), timeout=30) == os.getpid()
     assert os.waitpid(child, 0)[1] == 0
-    assert run_async(pid(), timeout=30) == os.getpid()
+    assert os.read(read, 100) == b"once"
+    os.close(read)
+    os.close(write)
     close_loops()
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 2  # the hub's own
 

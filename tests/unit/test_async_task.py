@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import functools
+import importlib
 import inspect
 import sys
 import threading
@@ -35,6 +37,14 @@ def app() -> Iterator[Any]:
     with Celery("app", broker="memory://", backend="cache+memory://", task_cls=loopwatch.AsyncTask) as app:
         app.conf.task_always_eager = True
         yield app
+    close_loops()
+
+
+@pytest.mark.parametrize("module", ["celery.instrument", "celery.task", "green", "runner"])
+def test_the_examples_run(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"loopwatch.{module}"))
+    assert results.attempted
+    assert not results.failed
     close_loops()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,23 @@ def test_run_async_under(green: str) -> None:
     )
     assert process.stdout.split() == _scenarios(), process.stderr
     assert process.returncode == 0, process.stderr
+
+
+def test_eventlets_asyncio_hub_is_refused() -> None:
+    code = (
+        "import eventlet; eventlet.monkey_patch(); import loopwatch\n"
+        "def call():\n"
+        "    for shared in (False, True):\n"
+        "        try: loopwatch.run_async(lambda: None, shared=shared)\n"
+        "        except loopwatch.LoopwatchError as error: print(type(error).__name__)\n"
+        "eventlet.spawn(call).wait()"
+    )
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "EVENTLET_HUB": "asyncio"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert process.stdout.split() == ["RunningLoopError", "ConfigurationError"], process.stderr
