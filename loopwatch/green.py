@@ -209,7 +209,7 @@ def _eventlet() -> tuple[Any, Wait, Callable[[float], object]]:
     hubs = import_module("eventlet.hubs")
     if type(hubs.get_hub()).__module__ == "eventlet.hubs.asyncio":
         raise ConfigurationError(
-            "run_async() does not work on eventlet's asyncio hub, inside whose loop everything runs: unset EVENTLET_HUB, "
+            "run_async() does not work on eventlet's asyncio hub, in whose loop everything runs: unset EVENTLET_HUB, "
             "or use eventlet.asyncio.spawn_for_awaitable(...)"
         )
 
