@@ -21,6 +21,9 @@ from loopwatch.errors import ConfigurationError
 
 __all__ = ["check_async_tasks"]
 
+_POOLS = frozenset({"asyncio", "custom"})
+"""Names under which a worker pool may await: Celery's own (to come), and one by ``CELERY_CUSTOM_WORKER_POOL``."""
+
 
 def check_async_tasks(app: Celery[Any]) -> None:
     """Checks the tasks that ``app`` has, and from now on each one that it gets.
@@ -76,9 +79,9 @@ def _offered() -> bool:
 
 
 def _awaited_by_others(task: Any) -> bool:
-    """A ``__call__`` of the application's own, a tracer that was replaced, a Celery that has a pool for coroutines."""
+    """A ``__call__`` of the application's own, a tracer that was replaced, a pool that may know coroutines."""
     return (
         type(task).__call__ is not Task.__call__
         or trace.build_tracer.__module__ != trace.__name__
-        or "asyncio" in getattr(concurrency, "ALIASES", {})
+        or not _POOLS.isdisjoint(getattr(concurrency, "ALIASES", {}))
     )

@@ -301,8 +301,9 @@ def test_a_replaced_tracer_awaits(plain_app: Celery, monkeypatch: pytest.MonkeyP
     assert "unawaited" in plain_app.tasks
 
 
-def test_a_celery_that_has_a_pool_for_coroutines_awaits(plain_app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(celery.concurrency.ALIASES, "asyncio", "celery.concurrency.aio:TaskPool")
+@pytest.mark.parametrize("name", ["asyncio", "custom"])
+def test_a_pool_for_coroutines_awaits(plain_app: Celery, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(celery.concurrency.ALIASES, name, "package.module:TaskPool")
     loopwatch.instrument(plain_app)
     _explicit_base(plain_app)
     plain_app.finalize()
