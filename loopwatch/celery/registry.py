@@ -8,6 +8,7 @@ class. Celery's signals would swallow the error.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from types import FrameType
 from typing import Any
@@ -20,9 +21,6 @@ from loopwatch.celery.wrappers import beneath
 from loopwatch.errors import ConfigurationError
 
 __all__ = ["check_async_tasks"]
-
-_POOLS = frozenset({"asyncio", "custom"})
-"""Names under which a worker pool may await: Celery's own (to come), and one by ``CELERY_CUSTOM_WORKER_POOL``."""
 
 
 def check_async_tasks(app: Celery[Any]) -> None:
@@ -79,9 +77,10 @@ def _offered() -> bool:
 
 
 def _awaited_by_others(task: Any) -> bool:
-    """A ``__call__`` of the application's own, a tracer that was replaced, a pool that may know coroutines."""
+    """A ``__call__`` of the application's own, a tracer that was replaced, a pool (Celery's, to come, or a custom one)."""
     return (
         type(task).__call__ is not Task.__call__
         or trace.build_tracer.__module__ != trace.__name__
-        or not _POOLS.isdisjoint(getattr(concurrency, "ALIASES", {}))
+        or "asyncio" in getattr(concurrency, "ALIASES", {})
+        or bool(os.environ.get("CELERY_CUSTOM_WORKER_POOL"))
     )

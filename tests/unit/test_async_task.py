@@ -301,9 +301,12 @@ def test_a_replaced_tracer_awaits(plain_app: Celery, monkeypatch: pytest.MonkeyP
     assert "unawaited" in plain_app.tasks
 
 
-@pytest.mark.parametrize("name", ["asyncio", "custom"])
-def test_a_pool_for_coroutines_awaits(plain_app: Celery, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setitem(celery.concurrency.ALIASES, name, "package.module:TaskPool")
+@pytest.mark.parametrize("custom", [True, False])
+def test_a_pool_for_coroutines_awaits(plain_app: Celery, monkeypatch: pytest.MonkeyPatch, custom: bool) -> None:
+    if custom:
+        monkeypatch.setenv("CELERY_CUSTOM_WORKER_POOL", "celery_aio_pool.pool:AsyncIOPool")
+    else:
+        monkeypatch.setitem(celery.concurrency.ALIASES, "asyncio", "celery.concurrency.aio:TaskPool")
     loopwatch.instrument(plain_app)
     _explicit_base(plain_app)
     plain_app.finalize()
