@@ -77,7 +77,7 @@ def _offered() -> bool:
 
 
 def _awaited_by_others(task: Any) -> bool:
-    """A ``__call__`` of the application's own, a tracer that was replaced, a pool (Celery's, to come, or a custom one)."""
+    """A ``__call__`` of the application's own, a replaced tracer, or a pool: Celery's, to come, or a custom one."""
     return (
         type(task).__call__ is not Task.__call__
         or trace.build_tracer.__module__ != trace.__name__
