@@ -59,6 +59,10 @@ _OWN: Final[Sequence[_Pattern]] = [(kind, (name, word)) for kind, word in _WORDS
 _RESOURCES: Final = {
     "sqlalchemy": "sqlalchemy",
     "asyncpg": "asyncpg",
+    "psycopg": "psycopg",
+    "aiomysql": "aiomysql",
+    "asyncmy": "asyncmy",
+    "aiosqlite": "aiosqlite",
     "redis": "redis",
     "httpx": "httpx",
     "httpx2": "httpx",
@@ -70,6 +74,8 @@ _RESOURCES: Final = {
     "grpc": "grpc",
 }
 """The root package of a module or file to the resource that it is reported as."""
+_DRIVERS: Final = {"asyncpg", "psycopg", "aiomysql", "asyncmy", "aiosqlite"}
+"""SQLAlchemy's; each is also used on its own."""
 
 _HINTS: Final = (
     ("sqlalchemy.", "sqlalchemy"),
@@ -98,7 +104,8 @@ class Conflict:
     Attributes:
         kind: ``cross_loop`` (the owner's loop is another one), ``closed_loop`` (it is closed), ``fork_shared`` (a
             connection that the parent process opened).
-        resource: ``sqlalchemy``, ``asyncpg``, ``redis``, ``httpx``, ``aiohttp``, ``grpc``, ``asyncio``, ``unknown``.
+        resource: ``sqlalchemy`` or one of its drivers alone (``asyncpg``, ``psycopg``, ``aiomysql``, ``asyncmy``,
+            ``aiosqlite``), ``redis``, ``httpx``, ``aiohttp``, ``grpc``, ``asyncio``, ``unknown``.
         message: the line that says so, shortened.
     """
 
@@ -220,8 +227,8 @@ def _root(path: str, separator: str) -> str:
 def _resource(roots: Sequence[str], modules: Sequence[str], line: str) -> str:
     known = [_RESOURCES[root] for root in (*roots, *modules) if root in _RESOURCES]
     if known:
-        # The innermost library, except that asyncpg is SQLAlchemy's driver where both are seen.
-        return "sqlalchemy" if known[0] == "asyncpg" and "sqlalchemy" in known else known[0]
+        # The innermost library, except that it is SQLAlchemy's driver where both are seen.
+        return "sqlalchemy" if known[0] in _DRIVERS and "sqlalchemy" in known else known[0]
     if roots and roots[0] in ("asyncio", "uvloop"):
         return "asyncio"
     return next((resource for hint, resource in _HINTS if hint in line), "unknown")

@@ -1,14 +1,17 @@
 """The guard: a held connection may be used on its own loop only; another loop is refused before a byte is sent.
 
-By the time asyncio raises of its own accord it is too late: an asyncpg connection that is used while its loop runs in
-another thread crashed the process in 15 of 150 trials.
+By the time asyncio raises of its own accord it is too late. asyncpg: a connection that is used while its loop runs in
+another thread crashed the process in 15 of 150 trials. psycopg, aiomysql, asyncmy, aiosqlite: with a statement of the
+owner's under way the other loop hung in 12 of 12 trials, and the owner then got the "bound to a different event loop",
+as their lock is an `asyncio.Lock`; at rest psycopg and aiosqlite would work on another loop, but nobody can know that.
 
-On asyncpg two places cover every way in. asyncpg's public ``connection_class`` takes a subclass that compares loops
-where a statement is prepared, a transaction begins or ends, and where the connection is closed; and SQLAlchemy's
-per-connection mutex is replaced by one that compares loops first, as executing a cached statement skips the former.
-The names with an underscore are private: `tests/integration/test_guard.py` holds them, version by version.
+What is guarded, whatever the driver, is SQLAlchemy's adapter of the connection: its mutex, which each statement takes
+first; what would change the adapter's own state before a byte is sent (a refused ``commit`` must leave the owner its
+transaction); and its server-side cursors. Beneath it some drivers have a row of their own, for the ways past the
+adapter. aiomysql's, asyncmy's and aiosqlite's own connections (``driver_connection``) are not guarded, nor is a
+dialect whose adapter is not built on SQLAlchemy's.
 
-psycopg's connections work on another loop and need no guard; the drivers for MySQL and SQLite have none yet.
+The names with an underscore are private: `tests/integration/test_guard.py` holds them, driver by driver.
 """
 
 from __future__ import annotations
@@ -16,31 +19,59 @@ from __future__ import annotations
 import asyncio
 import functools
 from asyncio import AbstractEventLoop, _get_running_loop
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from loopwatch.adapters.stacks import Stack
 from loopwatch.conflicts import count_once
 from loopwatch.errors import LoopConflictError
 
-__all__ = ["guard_connect_arguments", "guard_connection"]
+__all__ = ["Owner", "conflict_error", "guard_connect_arguments", "guard_connection"]
 
 
-def _refuse_foreign_loop(owner: AbstractEventLoop, made_at: str) -> None:
-    """Raises `LoopConflictError`, counted, when another loop than ``owner`` is running. ``made_at``: the engine."""
-    running = _get_running_loop()
-    if running is None or running is owner:
-        return
-    error = LoopConflictError(
-        f"a connection that was opened on {_describe(owner)} was used on {_describe(running)}"
-        f"{f' (its engine was made at {made_at})' if made_at else ''}. A connection, and a session"
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a connection is.
+
+    Attributes:
+        loop: the one that opened it.
+        resource: what a conflict over it is reported as.
+        engine_made_at: ``file:line``.
+        opened: the stack that opened it.
+    """
+
+    loop: AbstractEventLoop
+    resource: str
+    engine_made_at: str
+    opened: Stack
+
+    def refuse_others(self) -> None:
+        """Raises `LoopConflictError`, counted, when another loop than the owner's is running."""
+        running = _get_running_loop()
+        if running is None or running is self.loop:
+            return
+        error = conflict_error(self, running)
+        count_once(error, source="guard")
+        raise error
+
+
+def conflict_error(owner: Owner, running: AbstractEventLoop) -> LoopConflictError:
+    """The error of a connection that ``running`` was about to use; not counted yet."""
+    places = f"at {owner.opened.innermost or 'an unknown place'}"
+    if owner.engine_made_at:
+        places += f"; its engine was made at {owner.engine_made_at}"
+    return LoopConflictError(
+        f"a connection that was opened on {_describe(owner.loop)} ({places}) was used on {_describe(running)}."
+        " A connection, and a session"
         " that holds one, stays on the event loop on which it was first used: open another one where you need "
         "it (`async with engine.connect()`, or a session of its own); the engine may be shared, its connections not",
-        resource="asyncpg",
-        kind="closed_loop" if owner.is_closed() else "cross_loop",
-        owner=_describe(owner),
+        resource=owner.resource,
+        kind="closed_loop" if owner.loop.is_closed() else "cross_loop",
+        owner=_describe(owner.loop),
         user=_describe(running),
+        made_at=owner.opened.text(),
     )
-    count_once(error, source="guard")
-    raise error
 
 
 def _describe(loop: AbstractEventLoop) -> str:
@@ -48,36 +79,79 @@ def _describe(loop: AbstractEventLoop) -> str:
     return f"loop {id(loop):#x} ({type(loop).__module__.partition('.')[0]}, {state})"
 
 
-class _GuardedMutex(asyncio.Lock):
-    """SQLAlchemy's `_execute_mutex` of one connection."""
+# ---------------------------------------------------------------- SQLAlchemy's adapter, for every driver
 
-    def __init__(self, owner: AbstractEventLoop, made_at: str) -> None:
+
+class _GuardedMutex(asyncio.Lock):
+    """The lock of one connection, which whoever uses it takes first."""
+
+    def __init__(self, owner: Owner) -> None:
         super().__init__()
-        self._owner = owner
-        self._made_at = made_at
+        self.owner = owner
 
     async def acquire(self) -> Literal[True]:
-        _refuse_foreign_loop(self._owner, self._made_at)
+        self.owner.refuse_others()
         return await super().acquire()
 
 
+def _owner_of_adapter(adapter: Any) -> Owner:
+    owner: Owner = adapter._execute_mutex.owner
+    return owner
+
+
+def _owner_of_cursor(cursor: Any) -> Owner:
+    return _owner_of_adapter(cursor._adapt_connection)
+
+
 @functools.cache
-def _guarded_class(base: type[Any], made_at: str) -> type[Any]:
-    class GuardedConnection(base):  # type: ignore[misc]  # asyncpg ships no types
+def _guarded_adapter(base: type[Any]) -> type[Any]:
+    cursor = base._ss_cursor_cls
+    fetching = _guarded(cursor, ("fetchone", "fetchmany", "fetchall", "__iter__", "close"), _owner_of_cursor)
+    adapter = _guarded(base, ("commit", "rollback", "ping", "close", "terminate"), _owner_of_adapter)
+    adapter._ss_cursor_cls = fetching
+    return adapter
+
+
+def _guarded(base: type[Any], names: Iterable[str], owner_of: Callable[[Any], Owner]) -> type[Any]:
+    """A subclass, of the same layout, whose methods ``names`` (as far as there are such) refuse other loops."""
+
+    def guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def guarded(self: Any, *args: Any, **options: Any) -> Any:
+            owner_of(self).refuse_others()
+            return method(self, *args, **options)
+
+        return guarded
+
+    methods = {name: guard(getattr(base, name)) for name in names if hasattr(base, name)}
+    return type(f"Guarded{base.__name__}", (base,), {"__slots__": (), "__module__": __name__, **methods})
+
+
+# ---------------------------------------------------------------- a driver's own connection
+
+
+@functools.cache
+def _guarded_asyncpg(base: type[Any]) -> type[Any]:
+    class GuardedConnection(base):  # type: ignore[misc]  # any subclass of asyncpg's
         """An asyncpg connection of one event loop."""
 
-        __slots__ = ()
+        __slots__ = ("_loopwatch_owner",)
+
+        def _refuse_others(self) -> None:
+            owner = getattr(self, "_loopwatch_owner", None)  # not yet while it connects
+            if owner is not None:
+                owner.refuse_others()
 
         def _check_open(self) -> None:
-            _refuse_foreign_loop(self._loop, made_at)
+            self._refuse_others()
             super()._check_open()
 
         async def close(self, *, timeout: float | None = None) -> None:
-            _refuse_foreign_loop(self._loop, made_at)
+            self._refuse_others()
             await super().close(timeout=timeout)
 
         def terminate(self) -> None:
-            _refuse_foreign_loop(self._loop, made_at)
+            self._refuse_others()
             super().terminate()
 
         def __del__(self) -> None:
@@ -90,16 +164,35 @@ def _guarded_class(base: type[Any], made_at: str) -> type[Any]:
     return GuardedConnection
 
 
-def guard_connect_arguments(driver: str, parameters: dict[str, Any], made_at: str) -> None:
+def _guard_asyncpg(connection: Any, owner: Owner) -> None:
+    if hasattr(type(connection), "_loopwatch_owner"):  # not one that a user's `async_creator` made
+        connection._loopwatch_owner = owner
+
+
+def _guard_psycopg(connection: Any, owner: Owner) -> None:
+    connection.lock = _GuardedMutex(owner)  # psycopg's own; SQLAlchemy does not take its mutex here
+
+
+_TABLE: dict[str, Callable[[Any, Owner], None]] = {
+    "asyncpg": _guard_asyncpg,
+    "psycopg": _guard_psycopg,
+    "psycopg_async": _guard_psycopg,
+}
+
+
+def guard_connect_arguments(driver: str, parameters: dict[str, Any]) -> None:
     """Adds the guard to what the driver's ``connect`` is called with; a ``connection_class`` of the user's is kept as
     the base."""
     if driver == "asyncpg":
         import asyncpg
 
-        parameters["connection_class"] = _guarded_class(parameters.get("connection_class", asyncpg.Connection), made_at)
+        parameters["connection_class"] = _guarded_asyncpg(parameters.get("connection_class", asyncpg.Connection))
 
 
-def guard_connection(driver: str, connection: Any, owner: AbstractEventLoop, made_at: str) -> None:
-    """Guards SQLAlchemy's adapter of a connection."""
-    if driver == "asyncpg" and hasattr(connection, "_execute_mutex"):
-        connection._execute_mutex = _GuardedMutex(owner, made_at)
+def guard_connection(driver: str, connection: Any, owner: Owner) -> None:
+    """Guards SQLAlchemy's adapter of a connection, and the driver's own beneath it."""
+    if hasattr(connection, "_execute_mutex"):
+        connection._execute_mutex = _GuardedMutex(owner)
+        connection.__class__ = _guarded_adapter(type(connection))
+        if driver in _TABLE:
+            _TABLE[driver](connection._connection, owner)

@@ -81,7 +81,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         self._set_database(url.host, url.port, url.database)
 
     def _before_connect(self, dialect: Dialect, _record: object, _args: object, parameters: dict[str, Any]) -> None:
-        guard_connect_arguments(dialect.driver, parameters, self.made_at)
+        guard_connect_arguments(dialect.driver, parameters)
         if not self.labels.database:  # the pool is not told the URL; the parameters say the same
             database = parameters.get("database") or parameters.get("dbname") or parameters.get("db")
             self._set_database(parameters.get("host"), parameters.get("port"), database)
