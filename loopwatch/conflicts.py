@@ -27,7 +27,7 @@ from loopwatch.errors import LoopConflictError
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, current_task
 
-__all__ = ["Conflict", "Kind", "Source", "classify", "count_once"]
+__all__ = ["Conflict", "Kind", "Source", "classify", "count_once", "mark_counted"]
 
 logger = logging.getLogger("loopwatch")
 
@@ -148,6 +148,16 @@ def count_once(error: BaseException, *, source: Source, handled: BaseException |
         logger.debug("a loop conflict could not be counted", exc_info=True)
         return None
     return conflict
+
+
+def mark_counted(error: BaseException) -> None:
+    """Marks the conflict that ``error`` is or was caused by, if any, as counted: a guard saw it come. Never raises."""
+    try:
+        found = _find(error)
+        if found is not None:
+            _mark(found[1])
+    except Exception:
+        logger.debug("a loop conflict could not be marked", exc_info=True)
 
 
 def _mark(holder: BaseException) -> bool:
