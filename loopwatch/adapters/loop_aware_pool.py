@@ -20,6 +20,7 @@ from loopwatch.adapters.leaks import checked_threshold
 from loopwatch.adapters.loop_pool import LoopPool, dispose_with_loop
 from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
 from loopwatch.adapters.stacks import caller
+from loopwatch.errors import ConfigurationError
 from loopwatch.per_loop import PerLoop, sweep
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge
@@ -43,7 +44,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
             the task, and counted in ``loopwatch_pool_leaks_total``. ``None``: nobody looks, and no stack is taken.
 
     Raises:
-        ConfigurationError: ``leak_threshold`` is not above 0.
+        ConfigurationError: ``leak_threshold`` is not above 0; ``pool_size`` is below 1 or ``max_overflow`` below -1.
     """
 
     # Not keyword-only: SQLAlchemy hands over only those of `create_engine`'s options that it finds in the signature,
@@ -59,6 +60,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         leak_threshold: float | None = None,
         **options: Any,
     ) -> None:
+        _check_sizes(pool_size, max_overflow)
         super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **options)
         self._name = name
         self.made_at = caller()
@@ -150,6 +152,16 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         return pool_gauges(
             self.labels, [pool.meter for pool in pools], idle=sum(pool.checkedin() for pool in pools), limit=limit
         )
+
+
+def _check_sizes(pool_size: int, max_overflow: int) -> None:
+    if pool_size < 1:
+        raise ConfigurationError(
+            f"pool_size is the number of connections that each loop keeps, at least 1, not {pool_size}: to keep none "
+            "write `poolclass=NullPool`, to have no limit `max_overflow=-1`"
+        )
+    if max_overflow < -1:
+        raise ConfigurationError(f"max_overflow is 0 or more, or -1 for no limit, not {max_overflow}")
 
 
 class _FirstConnectMutex:

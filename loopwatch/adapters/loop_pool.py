@@ -39,6 +39,9 @@ DRAIN = 2.0
 class LoopPool(AsyncAdaptedQueuePool):
     """The connections of one loop. Events, options and the time of the last invalidation are its owner's."""
 
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.AsyncAdaptedQueuePool"
+    """Where ``echo_pool`` and ``logging.getLogger("sqlalchemy.pool")`` look for it."""
+
     def __init__(self, owner: LoopAwarePool, loop: AbstractEventLoop, *, closing: bool) -> None:
         self._owner = owner
         self.loop = loop
