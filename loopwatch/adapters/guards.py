@@ -105,11 +105,28 @@ def _owner_of_cursor(cursor: Any) -> Owner:
 
 @functools.cache
 def _guarded_adapter(base: type[Any]) -> type[Any]:
-    cursor = base._ss_cursor_cls
-    fetching = _guarded(cursor, ("fetchone", "fetchmany", "fetchall", "__iter__", "close"), _owner_of_cursor)
+    def cursor(self: Any, *args: Any, **options: Any) -> Any:
+        made = base.cursor(self, *args, **options)
+        if getattr(made, "server_side", False):  # the others hold all their rows
+            made.__class__ = _guarded_cursor(type(made))
+        return made
+
     adapter = _guarded(base, ("commit", "rollback", "ping", "close", "terminate"), _owner_of_adapter)
-    adapter._ss_cursor_cls = fetching
+    adapter.cursor = cursor
     return adapter
+
+
+@functools.cache
+def _guarded_cursor(base: type[Any]) -> type[Any]:
+    def close(self: Any) -> None:
+        # SQLAlchemy closes a cursor whose use was refused, on the loop that was refused; the server ends it with the
+        # owner's transaction.
+        if _get_running_loop() in (None, _owner_of_cursor(self).loop):
+            base.close(self)
+
+    cursor = _guarded(base, ("fetchone", "fetchmany", "fetchall", "__iter__"), _owner_of_cursor)
+    cursor.close = close
+    return cursor
 
 
 def _guarded(base: type[Any], names: Iterable[str], owner_of: Callable[[Any], Owner]) -> type[Any]:

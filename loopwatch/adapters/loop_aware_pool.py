@@ -47,6 +47,8 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         ConfigurationError: ``leak_threshold`` is not above 0; ``pool_size`` is below 1 or ``max_overflow`` below -1.
     """
 
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.AsyncAdaptedQueuePool"
+
     # Not keyword-only: SQLAlchemy hands over only those of `create_engine`'s options that it finds in the signature,
     # and it does not look at keyword-only ones. The order of the first five is `QueuePool`'s.
     def __init__(

@@ -168,6 +168,7 @@ def test_the_stack_is_that_of_the_first_use(url: str) -> None:
     loop.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*ServerCursor")  # psycopg's, of a stream that its owner has not closed
 @pytest.mark.parametrize("way", ["execute", "commit", "rollback", "close", "ping", "stream", "a stream that was begun"])
 def test_every_way_in_is_refused_and_the_owners_transaction_goes_on(
     driver: str, url: str, owner: Owner, way: str
@@ -196,7 +197,9 @@ def test_every_way_in_is_refused_and_the_owners_transaction_goes_on(
     if way == "ping" and not hasattr(adapter, "ping"):
         owner.run(connection.close())
         return  # psycopg and aiosqlite are pinged by a statement
+    before = sum(STATS.counters().get("loop_conflicts_total", {}).values())  # type: ignore[arg-type]
     misuse(ways[way])
+    assert sum(STATS.counters()["loop_conflicts_total"].values()) == before + 1  # type: ignore[arg-type]
     if begun is not None:
         owner.run(begun.close())
     owner.run(connection.execute(text("INSERT INTO numbers VALUES (3)")))
