@@ -5,11 +5,10 @@ another thread crashed the process in 15 of 150 trials. psycopg, aiomysql, async
 owner's under way the other loop hung in 12 of 12 trials, and the owner then got the "bound to a different event loop",
 as their lock is an `asyncio.Lock`; at rest psycopg and aiosqlite would work on another loop, but nobody can know that.
 
-What is guarded, whatever the driver, is SQLAlchemy's adapter of the connection: its mutex, which each statement takes
-first; what would change the adapter's own state before a byte is sent (a refused ``commit`` must leave the owner its
-transaction); and its server-side cursors. Beneath it some drivers have a row of their own, for the ways past the
-adapter. aiomysql's, asyncmy's and aiosqlite's own connections (``driver_connection``) are not guarded, nor is a
-dialect whose adapter is not built on SQLAlchemy's.
+What is guarded, whatever the driver, is SQLAlchemy's adapter of the connection with its cursors: whoever comes through
+SQLAlchemy is refused before the adapter's own state changes, let alone a byte is sent (a refused ``commit`` must leave
+the owner its transaction). Beneath it asyncpg's and psycopg's own connections (``driver_connection``) are guarded, too;
+aiomysql's, asyncmy's and aiosqlite's are not, nor is a dialect whose adapter is not built on SQLAlchemy's.
 
 The names with an underscore are private: `tests/integration/test_guard.py` holds them, driver by driver.
 """
@@ -18,10 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from sqlalchemy.engine import AdaptedConnection
 
 from loopwatch.adapters.stacks import Stack
 from loopwatch.conflicts import count_once
@@ -79,36 +81,28 @@ def _describe(loop: AbstractEventLoop) -> str:
     return f"loop {id(loop):#x} ({type(loop).__module__.partition('.')[0]}, {state})"
 
 
+_owners: weakref.WeakKeyDictionary[Any, Owner] = weakref.WeakKeyDictionary()
+"""By the driver's connection: neither that nor SQLAlchemy's adapter has room for it in all drivers and versions."""
+
+
 # ---------------------------------------------------------------- SQLAlchemy's adapter, for every driver
 
 
-class _GuardedMutex(asyncio.Lock):
-    """The lock of one connection, which whoever uses it takes first."""
-
-    def __init__(self, owner: Owner) -> None:
-        super().__init__()
-        self.owner = owner
-
-    async def acquire(self) -> Literal[True]:
-        self.owner.refuse_others()
-        return await super().acquire()
-
-
 def _owner_of_adapter(adapter: Any) -> Owner:
-    owner: Owner = adapter._execute_mutex.owner
-    return owner
+    return _owners[adapter._connection]
 
 
 def _owner_of_cursor(cursor: Any) -> Owner:
-    return _owner_of_adapter(cursor._adapt_connection)
+    adapter = getattr(cursor, "_adapt_connection", None)
+    # psycopg's cursor knows no adapter before SQLAlchemy 2.1.
+    return _owners[adapter._connection if adapter is not None else cursor._cursor.connection]
 
 
 @functools.cache
 def _guarded_adapter(base: type[Any]) -> type[Any]:
     def cursor(self: Any, *args: Any, **options: Any) -> Any:
         made = base.cursor(self, *args, **options)
-        if getattr(made, "server_side", False):  # the others hold all their rows
-            made.__class__ = _guarded_cursor(type(made))
+        made.__class__ = _guarded_cursor(type(made))
         return made
 
     adapter = _guarded(base, ("commit", "rollback", "ping", "close", "terminate"), _owner_of_adapter)
@@ -118,13 +112,17 @@ def _guarded_adapter(base: type[Any]) -> type[Any]:
 
 @functools.cache
 def _guarded_cursor(base: type[Any]) -> type[Any]:
+    executing = ("execute", "executemany")
+    if not getattr(base, "server_side", "_ss_" in base.__name__):  # it holds all its rows
+        return _guarded(base, executing, _owner_of_cursor)
+
     def close(self: Any) -> None:
         # SQLAlchemy closes a cursor whose use was refused, on the loop that was refused; the server ends it with the
         # owner's transaction.
         if _get_running_loop() in (None, _owner_of_cursor(self).loop):
             base.close(self)
 
-    cursor = _guarded(base, ("fetchone", "fetchmany", "fetchall", "__iter__"), _owner_of_cursor)
+    cursor = _guarded(base, (*executing, "fetchone", "fetchmany", "fetchall", "__iter__"), _owner_of_cursor)
     cursor.close = close
     return cursor
 
@@ -152,10 +150,10 @@ def _guarded_asyncpg(base: type[Any]) -> type[Any]:
     class GuardedConnection(base):  # type: ignore[misc]  # any subclass of asyncpg's
         """An asyncpg connection of one event loop."""
 
-        __slots__ = ("_loopwatch_owner",)
+        __slots__ = ()
 
         def _refuse_others(self) -> None:
-            owner = getattr(self, "_loopwatch_owner", None)  # not yet while it connects
+            owner = _owners.get(self)  # none yet while it connects
             if owner is not None:
                 owner.refuse_others()
 
@@ -181,20 +179,16 @@ def _guarded_asyncpg(base: type[Any]) -> type[Any]:
     return GuardedConnection
 
 
-def _guard_asyncpg(connection: Any, owner: Owner) -> None:
-    if hasattr(type(connection), "_loopwatch_owner"):  # not one that a user's `async_creator` made
-        connection._loopwatch_owner = owner
+class _GuardedLock(asyncio.Lock):
+    """psycopg's lock, which whatever uses the connection takes first."""
 
+    def __init__(self, owner: Owner) -> None:
+        super().__init__()
+        self._owner = owner
 
-def _guard_psycopg(connection: Any, owner: Owner) -> None:
-    connection.lock = _GuardedMutex(owner)  # psycopg's own; SQLAlchemy does not take its mutex here
-
-
-_TABLE: dict[str, Callable[[Any, Owner], None]] = {
-    "asyncpg": _guard_asyncpg,
-    "psycopg": _guard_psycopg,
-    "psycopg_async": _guard_psycopg,
-}
+    async def acquire(self) -> Literal[True]:
+        self._owner.refuse_others()
+        return await super().acquire()
 
 
 def guard_connect_arguments(driver: str, parameters: dict[str, Any]) -> None:
@@ -207,9 +201,9 @@ def guard_connect_arguments(driver: str, parameters: dict[str, Any]) -> None:
 
 
 def guard_connection(driver: str, connection: Any, owner: Owner) -> None:
-    """Guards SQLAlchemy's adapter of a connection, and the driver's own beneath it."""
-    if hasattr(connection, "_execute_mutex"):
-        connection._execute_mutex = _GuardedMutex(owner)
+    """Guards SQLAlchemy's adapter of a connection, and psycopg's own beneath it."""
+    if isinstance(connection, AdaptedConnection):
+        _owners[connection._connection] = owner
         connection.__class__ = _guarded_adapter(type(connection))
-        if driver in _TABLE:
-            _TABLE[driver](connection._connection, owner)
+        if driver.startswith("psycopg"):
+            connection._connection.lock = _GuardedLock(owner)
