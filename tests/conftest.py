@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
-import pymysql
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 import pytest
 import redis
 

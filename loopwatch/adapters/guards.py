@@ -99,10 +99,11 @@ def _owner_of_cursor(cursor: Any) -> Owner:
 
 
 @functools.cache
-def _guarded_adapter(base: type[Any]) -> type[Any]:
+def _guarded_adapter(base: Any) -> type[Any]:
     def cursor(self: Any, *args: Any, **options: Any) -> Any:
         made = base.cursor(self, *args, **options)
-        made.__class__ = _guarded_cursor(type(made))
+        kind: Any = type(made)
+        made.__class__ = _guarded_cursor(kind)
         return made
 
     adapter = _guarded(base, ("commit", "rollback", "ping", "close", "terminate"), _owner_of_adapter)
@@ -111,7 +112,7 @@ def _guarded_adapter(base: type[Any]) -> type[Any]:
 
 
 @functools.cache
-def _guarded_cursor(base: type[Any]) -> type[Any]:
+def _guarded_cursor(base: Any) -> type[Any]:
     executing = ("execute", "executemany")
     if not getattr(base, "server_side", "_ss_" in base.__name__):  # it holds all its rows
         return _guarded(base, executing, _owner_of_cursor)
@@ -204,6 +205,7 @@ def guard_connection(driver: str, connection: Any, owner: Owner) -> None:
     """Guards SQLAlchemy's adapter of a connection, and psycopg's own beneath it."""
     if isinstance(connection, AdaptedConnection):
         _owners[connection._connection] = owner
-        connection.__class__ = _guarded_adapter(type(connection))
+        kind: Any = type(connection)
+        connection.__class__ = _guarded_adapter(kind)
         if driver.startswith("psycopg"):
             connection._connection.lock = _GuardedLock(owner)

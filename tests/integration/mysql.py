@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from urllib.parse import urlsplit
 
-import pymysql
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 
 DRIVERS = ("aiomysql", "asyncmy")
 

@@ -187,7 +187,7 @@ def test_every_way_in_is_refused_and_the_owners_transaction_goes_on(
     async def on_adapter(method: str) -> None:
         await in_greenlet(getattr(adapter, method))
 
-    begun = owner.run(begin_stream()) if way == "a stream that was begun" else None
+    begun: Any = owner.run(begin_stream()) if way == "a stream that was begun" else None
     ways: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
         "execute": lambda: connection.execute(text("INSERT INTO numbers VALUES (2)")),
         "stream": begin_stream,
