@@ -2,15 +2,6 @@
 
 `classify` tells it from an exception with its whole chain, or from text alone (the ``exception`` or ``traceback`` of a
 Celery event, which is all that is seen of an application without the library). `count_once` counts one conflict once.
-
-The patterns were measured on real servers. They are ordered fragments, not regular expressions: a search takes linear
-time however long the text (reprs of 200 kB are seen), and escaped quotes of a repr do not matter.
-
-- *definite*: the message can mean nothing else;
-- *ambiguous*: seen when a connection is shared over a fork, but also with a hand-made ``BEGIN`` or behind pgbouncer; a
-  definite one anywhere in the chain wins;
-- aftermath and concurrent use (``another operation is in progress``, ``readuntil() called while another coroutine``)
-  have no row: alone they are no conflict, and where they are one, the definite error is in the chain.
 """
 
 from __future__ import annotations
@@ -23,59 +14,32 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, cast, get_args
 
+from loopwatch.conflict_patterns import AMBIGUOUS, DEFINITE, OWN, Kind, search
 from loopwatch.errors import LoopConflictError
+from loopwatch.redact import redact
 from loopwatch.telemetry import catalogue
+from loopwatch.telemetry.conflict_reports import REPORTS
 from loopwatch.telemetry.stats import STATS, current_task
 
 __all__ = ["Conflict", "Kind", "Source", "classify", "count_once", "mark_counted"]
 
 logger = logging.getLogger("loopwatch")
 
-Kind = Literal["cross_loop", "closed_loop", "fork_shared"]
 Source = Literal["guard", "exception"]
 
 MESSAGE_LIMIT: Final = 600
 """Characters of a conflict's message; a longer one keeps its two ends."""
 
-_Pattern = tuple[Kind, tuple[str, ...]]
-_DEFINITE: Final[Sequence[_Pattern]] = (
-    ("cross_loop", ("got Future ", " attached to a different loop")),
-    ("cross_loop", (" is bound to a different event loop",)),
-    ("cross_loop", ("The future belongs to a different loop than the one specified as the loop argument",)),
-    ("cross_loop", ("Non-thread-safe operation invoked on an event loop other than the current one",)),
-    ("closed_loop", ("Event loop is closed",)),
-    # uvloop; a Unix socket's transport says the same as a TCP one.
-    ("closed_loop", ("unable to perform operation on <", "Transport closed=True ", "; the handler is closed")),
-)
-_AMBIGUOUS: Final[Sequence[_Pattern]] = (
-    ("fork_shared", ("cannot use Connection.transaction() in a manually started transaction",)),
-    ("fork_shared", ("prepared statement ", "__asyncpg_stmt_", " already exists")),
-)
-# `LoopConflictError` as a repr and as the last line of a traceback; its words tell the kind.
-_WORDS: Final[Sequence[tuple[Kind, str]]] = (("fork_shared", "fork"), ("closed_loop", "closed"), ("cross_loop", ""))
-_NAMES: Final = ("LoopConflictError(", "loopwatch.errors.LoopConflictError: ")
-_OWN: Final[Sequence[_Pattern]] = [(kind, (name, word)) for kind, word in _WORDS for name in _NAMES]
+_DRIVERS: Final = {"asyncpg", "psycopg", "aiomysql", "asyncmy", "aiosqlite"}
+"""SQLAlchemy's; each is also used on its own."""
 
 _RESOURCES: Final = {
     "sqlalchemy": "sqlalchemy",
-    "asyncpg": "asyncpg",
-    "psycopg": "psycopg",
-    "aiomysql": "aiomysql",
-    "asyncmy": "asyncmy",
-    "aiosqlite": "aiosqlite",
-    "redis": "redis",
-    "httpx": "httpx",
-    "httpx2": "httpx",
-    "httpcore": "httpx",
-    "httpcore2": "httpx",
-    "openai": "httpx",
-    "anthropic": "httpx",
-    "aiohttp": "aiohttp",
-    "grpc": "grpc",
+    **{name: name for name in _DRIVERS},
+    **{name: name for name in ("redis", "httpx", "aiohttp", "grpc")},
+    **dict.fromkeys(("httpx2", "httpcore", "httpcore2", "openai", "anthropic"), "httpx"),
 }
 """The root package of a module or file to the resource that it is reported as."""
-_DRIVERS: Final = {"asyncpg", "psycopg", "aiomysql", "asyncmy", "aiosqlite"}
-"""SQLAlchemy's; each is also used on its own."""
 
 _HINTS: Final = (
     ("sqlalchemy.", "sqlalchemy"),
@@ -87,26 +51,28 @@ _HINTS: Final = (
     ("httpx", "httpx"),
     ("aiohttp.", "aiohttp"),
     ("grpc.", "grpc"),
-    ("<asyncio.", "asyncio"),
+    # What the others raise of their own locks names them before; a queue's repr names no module.
+    ("is bound to a different event loop", "asyncio"),
 )
 """What a message itself may tell of the resource."""
 
 _FILE = re.compile(r'File "([^"\n]{1,500})", line')
 _INSTALLED = re.compile(r"^.*(?:site|dist)-packages/|^.*/lib(?:64)?/python3[.\d]*t?/")
-_MARGIN = re.compile(r"^ *\| ?")
-_ESCAPED_NEWLINE = re.compile(r"(?<!\\)\\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
     """One loop conflict.
 
+    >>> classify(RuntimeError("Event loop is closed"))
+    Conflict(kind='closed_loop', resource='unknown', message='Event loop is closed')
+
     Attributes:
         kind: ``cross_loop`` (the owner's loop is another one), ``closed_loop`` (it is closed), ``fork_shared`` (a
             connection that the parent process opened).
         resource: ``sqlalchemy`` or one of its drivers alone (``asyncpg``, ``psycopg``, ``aiomysql``, ``asyncmy``,
             ``aiosqlite``), ``redis``, ``httpx``, ``aiohttp``, ``grpc``, ``asyncio``, ``unknown``.
-        message: the line that says so, shortened.
+        message: the line that says so, shortened, without the credentials of a URL in it.
     """
 
     kind: Kind
@@ -117,9 +83,19 @@ class Conflict:
 def classify(error: BaseException | str) -> Conflict | None:
     """The loop conflict that an error is or was caused by, or ``None``.
 
+    >>> classify(RuntimeError("Task <Task> got Future <Future> attached to a different loop")).kind
+    'cross_loop'
+    >>> classify(RuntimeError("no running event loop")) is None
+    True
+
     An exception is searched with its ``__cause__``, ``__context__`` and group members, the outermost first; a text by
     its unindented lines, the last first. Where both of an event's texts are at hand, ask for the traceback first: only
     it tells the resource, and a cause that the outer exception's text does not mention. Never raises.
+
+    >>> conflict = classify("redis.exceptions.ConnectionError: Event loop is closed")
+    >>> conflict.kind, conflict.resource
+    ('closed_loop', 'redis')
+    >>> classify(ConnectionError("No connection available."))
     """
     if isinstance(error, str):
         return _classify_text(error)
@@ -129,6 +105,7 @@ def classify(error: BaseException | str) -> Conflict | None:
 
 def count_once(error: BaseException, *, source: Source, handled: BaseException | None = None) -> Conflict | None:
     """Classifies ``error`` and counts its conflict for the running task, unless it was counted before. Never raises.
+    The first of its kind is reported whole (`loopwatch.telemetry.conflict_reports`).
 
     The mark that says "counted" is on the exception that holds the conflict and on its explicit causes, not on its
     context: a notification that conflicts while a task's own conflict is handled has that one as its context, and
@@ -143,6 +120,7 @@ def count_once(error: BaseException, *, source: Source, handled: BaseException |
             task = current_task.get()
             labels = (task.queue_name, task.name, conflict.resource, conflict.kind, source)
             STATS.count(catalogue.LOOP_CONFLICTS, labels)
+            REPORTS.note(conflict.kind, conflict.resource, source, conflict.message, holder, error)
     except Exception:
         # Monitoring is silent towards the task (the third layer of failure).
         logger.debug("a loop conflict could not be counted", exc_info=True)
@@ -180,10 +158,10 @@ def _find(error: BaseException, handled: BaseException | None = None) -> tuple[C
         if isinstance(one, LoopConflictError):
             kind = cast(Kind, one.kind if one.kind in get_args(Kind) else "cross_loop")
             return Conflict(kind, one.resource, _shorten(_text(one))), one
-    texts = [(one, _text(one)) for one in chain]
-    for patterns in (_DEFINITE, _AMBIGUOUS):
+    texts = [(one, _text(one)) for one in chain if not _quotes(one)]
+    for patterns in (DEFINITE, AMBIGUOUS):
         for one, text in texts:
-            match = _search(text, patterns)
+            match = search(text, patterns)
             if match:
                 kind, line = match
                 return Conflict(kind, _resource_of(one, chain, line), _shorten(line)), one
@@ -203,6 +181,11 @@ def _follow(
             if isinstance(other, BaseException) and id(other) not in seen:
                 seen.add(id(other))
                 queue.append(other)
+
+
+def _quotes(error: BaseException) -> bool:
+    """Whether it is a Retry, whose text repeats its reason's: that one, marked or not, is what holds the conflict."""
+    return isinstance(getattr(error, "exc", None), BaseException)
 
 
 def _text(error: BaseException) -> str:
@@ -246,58 +229,12 @@ def _resource(roots: Sequence[str], modules: Sequence[str], line: str) -> str:
 
 # ---------------------------------------------------------------- text
 def _classify_text(text: str) -> Conflict | None:
-    for patterns in (_OWN, _DEFINITE, _AMBIGUOUS):
-        match = _search(text, patterns)
+    for patterns in (OWN, DEFINITE, AMBIGUOUS):
+        match = search(text, patterns)
         if match:
             kind, line = match
             return Conflict(kind, _resource(*_roots_in(text, line)), _shorten(line))
     return None
-
-
-def _search(text: str, patterns: Sequence[_Pattern]) -> tuple[Kind, str] | None:
-    """The last line of the text that matches a pattern."""
-    # Nearly every error is none of ours: one look at the whole text, before it is taken apart.
-    candidates = [pattern for pattern in patterns if _holds(text, pattern[1])]
-    for line in _messages(text) if candidates else ():
-        for kind, fragments in candidates:
-            if _holds(line, fragments):
-                return kind, line
-    return None
-
-
-def _holds(text: str, fragments: Sequence[str]) -> bool:
-    """Whether the fragments occur in this order."""
-    position = 0
-    for fragment in fragments:
-        position = text.find(fragment, position)
-        if position < 0:
-            return False
-        position += len(fragment)
-    return True
-
-
-def _messages(text: str) -> list[str]:
-    """The lines that are messages, the last (outermost) first; without source code and what SQLAlchemy quotes.
-
-    A statement's parameters often hold another error's text: the row of a failed task is being written.
-    """
-    lines = []
-    quoting = False
-    in_group = "+---------------- 1 ----------------" in text
-    for raw in _lines(text.strip()):
-        line = _MARGIN.sub("", raw) if in_group else raw
-        if line.startswith(("[SQL: ", "[parameters: ")):
-            quoting = True
-        elif line.startswith("(Background on this error") or "Traceback (most recent call last)" in line:
-            quoting = False
-        elif line and not quoting and not line[0].isspace() and not line.startswith("DETAIL: "):
-            lines.append(line)
-    return lines[::-1]
-
-
-def _lines(text: str) -> list[str]:
-    """The lines, of a repr too; what a repr within it quotes (twice escaped) stays in its line."""
-    return text.split("\n") if "\n" in text else _ESCAPED_NEWLINE.split(text)
 
 
 def _roots_in(text: str, line: str) -> tuple[list[str], list[str], str]:
@@ -312,5 +249,7 @@ def _files(text: str) -> list[str]:
 
 
 def _shorten(line: str) -> str:
+    # First without credentials: a cut may go through the middle of them.
+    line = redact(line)
     half = MESSAGE_LIMIT // 2
     return line if len(line) <= MESSAGE_LIMIT else f"{line[: half - 5]} [...] {line[-half + 2 :]}"

@@ -7,7 +7,7 @@ How a value ends (measured and explained in the documentation of failures; each 
 - a bare ``loop.close()``: nothing runs. The entries of closed loops are swept whenever a new loop asks for a value;
   their sockets are closed directly.
 - a fork: the child inherits clients whose sockets are the parent's. They are neutralised, kept (a finaliser must not
-  speak on them either) and forgotten.
+  speak on them either) and forgotten; those of a factory that is under way, too.
 
 The registry is a plain dictionary keyed by the loop object. ``id(loop)`` is reused after a loop is gone, and a
 ``WeakKeyDictionary`` never frees here, because the value refers to its loop. There is no lock: an entry is only made
@@ -18,33 +18,28 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import os
 import weakref
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextvars import ContextVar
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
+from loopwatch.loop_end import dispose_of, is_ending, lasting, lastingly, note_ending, retrieve, start
+from loopwatch.reach import sockets_of
 from loopwatch.sockets import SocketHandle, close_all, neutralise
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge, hold_weakly
 
-__all__ = ["PerLoop"]
-
-logger = logging.getLogger("loopwatch")
+__all__ = ["PerLoop", "add_holder", "is_ending", "lasting", "process_exits", "sweep"]
 
 T = TypeVar("T")
 Reason = Literal["loop_end", "loop_closed", "fork", "explicit", "process_exit"]
-
-DISPOSE_TIMEOUT = 5.0
-"""Seconds that a disposal may take before its sockets are left to the sweep: it must not keep a loop from ending."""
 
 
 class _Entry(Generic[T]):
     """One loop's value, and the generator that disposes of it."""
 
-    __slots__ = ("guard", "making", "value")
+    __slots__ = ("__weakref__", "guard", "making", "value")
 
     def __init__(self) -> None:
         self.value: T = cast(T, _MISSING)
@@ -54,11 +49,6 @@ class _Entry(Generic[T]):
 
 _MISSING: Any = object()
 _instances: weakref.WeakSet[PerLoop[Any]] = weakref.WeakSet()
-lasting: ContextVar[bool] = ContextVar("loopwatch_lasting", default=False)
-"""True while a value is made: the tasks and async generators that this begins belong to the loop, and outlive the run
-of `loopwatch.run_async` that asked first."""
-_ending: weakref.WeakSet[AbstractEventLoop] = weakref.WeakSet()
-"""Loops whose `shutdown_asyncgens` has begun: what is made on them from now on is left to the sweep."""
 _graveyard: list[object] = []
 """What was inherited by a fork: never used, never finalised (asyncpg's ``__del__`` would end the parent's session)."""
 _process_exits = False
@@ -79,20 +69,28 @@ class PerLoop(Generic[T]):
 
     Args:
         factory: makes a loop's value; called on that loop, without arguments, once however many tasks ask. What it
-            raises goes to those who asked and is not kept. A factory that returns an awaitable needs `aget`.
-        dispose: ends a value, on its loop; its result is awaited when it is awaitable. When it fails, the value's
-            sockets are closed once the loop is.
+            raises goes to those who asked and is not kept. A factory that returns an awaitable needs `aget`. What has
+            to be entered is entered by the factory and left by ``dispose``:
+            ``PerLoop(lambda: thing().__aenter__(), dispose=lambda it: it.__aexit__(None, None, None))``.
+        dispose: ends a value, on its loop; its result is awaited when it is awaitable, for 5 seconds at most. When it
+            fails, the value's sockets are closed once the loop is.
         name: the label ``pool`` of ``loopwatch_engines`` and its kin; by default the factory's name.
         sockets: the sockets beneath a value, to be neutralised after a fork and closed when the loop was closed
-            without disposal.
+            without disposal. By default those of the asyncio or uvloop transports that the value refers to, which is
+            right for aiohttp, asyncpg, Redis Cluster and all others that connect by the loop's own means; a client
+            that holds bare sockets needs this argument.
+
+    Raises:
+        TypeError: the factory or ``dispose`` is no function; the message says what to write.
     """
 
+    # `dispose` takes Any: with T, mypy makes `PerLoop[Any]` of an asynchronous factory beside a lambda.
     @overload
     def __init__(
         self,
         factory: Callable[[], Coroutine[Any, Any, T]],
         *,
-        dispose: Callable[[T], object] | None = None,
+        dispose: Callable[[Any], object] | None = None,
         name: str | None = None,
         sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
     ) -> None: ...
@@ -102,7 +100,7 @@ class PerLoop(Generic[T]):
         self,
         factory: Callable[[], T],
         *,
-        dispose: Callable[[T], object] | None = None,
+        dispose: Callable[[Any], object] | None = None,
         name: str | None = None,
         sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
     ) -> None: ...
@@ -111,17 +109,20 @@ class PerLoop(Generic[T]):
         self,
         factory: Callable[[], object],
         *,
-        dispose: Callable[[T], object] | None = None,
+        dispose: Callable[[Any], object] | None = None,
         name: str | None = None,
         sockets: Callable[[T], Iterable[SocketHandle]] | None = None,
     ) -> None:
-        if not callable(factory):
-            raise TypeError(f"PerLoop needs a function that makes a value, not {factory!r:.80}")
+        _require_function(factory, "that makes a value")
+        if dispose is not None:
+            _require_function(dispose, "as dispose=")
         self._factory = factory
         self._dispose = dispose
         self._sockets = sockets
         self.name = name or str(getattr(factory, "__qualname__", type(factory).__name__))
         self._entries: dict[AbstractEventLoop, _Entry[T]] = {}
+        self._leaving: dict[_Entry[T], AbstractEventLoop] = {}
+        """Taken out, and not yet disposed of."""
         _instances.add(self)
 
     def get(self) -> T:
@@ -136,11 +137,12 @@ class PerLoop(Generic[T]):
             return entry.value
         loop = self._running_loop()
         sweep()
-        value = _lastingly(self._factory)
+        value = lastingly(self._factory)
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()
             raise TypeError(f"the factory of {self!r} is asynchronous: write `await ....aget()` instead of `.get()`")
+        self._refuse_generator(value)
         return self._keep(loop, _Entry(), cast(T, value))
 
     async def aget(self) -> T:
@@ -151,13 +153,14 @@ class PerLoop(Generic[T]):
             return entry.value
         if entry is None or entry.making is None:
             sweep()
-            value = _lastingly(self._factory)
+            value = lastingly(self._factory)
             entry = _Entry()
             if not inspect.isawaitable(value):
+                self._refuse_generator(value)
                 return self._keep(loop, entry, cast(T, value))
             # A task of its own: the first to ask may be cancelled without the others losing the value.
-            entry.making = _lastingly(lambda: loop.create_task(self._make(loop, entry, value)))
-            entry.making.add_done_callback(_retrieve)
+            entry.making = lastingly(lambda: loop.create_task(self._make(loop, entry, value)))
+            entry.making.add_done_callback(retrieve)
             self._entries[loop] = entry
         assert entry.making is not None
         return await asyncio.shield(entry.making)
@@ -169,9 +172,16 @@ class PerLoop(Generic[T]):
 
     async def aclose(self) -> None:
         """Disposes of the running loop's value now, if it has one; the next `get` makes a new one."""
-        entry = self._entries.pop(self._running_loop(), None)
-        if entry is not None and entry.value is not _MISSING:
-            await self._end(entry.value)
+        loop = self._running_loop()
+        entry = self._entries.get(loop)
+        if entry is not None and entry.making is not None:
+            await asyncio.wait({entry.making})  # else it would put its value in after we are gone
+        if entry is not None and entry.value is not _MISSING and self._pop(loop, entry):
+            self._leaving[entry] = loop
+            try:
+                await dispose_of(entry.value, self._dispose, self.name)
+            finally:
+                self._leaving.pop(entry, None)
             self._disposed("explicit")
             if entry.guard is not None:
                 await entry.guard.aclose()
@@ -179,8 +189,8 @@ class PerLoop(Generic[T]):
     def forget(self) -> T | None:
         """Gives the running loop's value away: it is no longer ours to dispose of."""
         loop = _get_running_loop()
-        entry = self._entries.pop(loop, None) if loop is not None else None
-        if entry is None or entry.value is _MISSING:
+        entry = self._entries.get(loop) if loop is not None else None
+        if loop is None or entry is None or entry.value is _MISSING or not self._pop(loop, entry):
             return None
         self._disposed("explicit")
         return entry.value
@@ -200,7 +210,22 @@ class PerLoop(Generic[T]):
         return len(self.live())
 
     def __repr__(self) -> str:
-        return f"<PerLoop {self.name!r} loops={len(self)}>"
+        loops = [loop for loop, _ in self.live()]
+        closed = sum(loop.is_closed() for loop in loops)
+        running = sum(loop.is_running() for loop in loops)
+        idle = len(loops) - closed - running
+        return f"<PerLoop {self.name!r} loops={len(loops)} running={running} idle={idle} closed={closed}>"
+
+    def _refuse_generator(self, value: object) -> None:
+        if inspect.isasyncgen(value):
+            raise TypeError(
+                f"the factory of {self!r} is an async generator function: let it `return` the value instead of "
+                "`yield`, and give what comes after as dispose="
+            )
+
+    def _pop(self, loop: AbstractEventLoop, entry: _Entry[T]) -> bool:
+        """Takes the entry out; false when it is no longer the loop's."""
+        return self._entries.get(loop) is entry and self._entries.pop(loop, None) is entry
 
     def _running_loop(self) -> AbstractEventLoop:
         loop = _get_running_loop()
@@ -215,7 +240,7 @@ class PerLoop(Generic[T]):
         try:
             made = await value
         except BaseException:
-            self._entries.pop(loop, None)
+            self._pop(loop, entry)
             raise
         return self._keep(loop, entry, cast(T, made))
 
@@ -224,20 +249,16 @@ class PerLoop(Generic[T]):
         self._entries[loop] = entry
         STATS.count(catalogue.ENGINES_CREATED, (self.name,))
         if not is_ending(loop):
-            # The generator holds this object weakly: dropped by its owner, it goes, and so does the generator,
-            # whose finaliser then disposes of the value on its loop.
-            guard = _dispose_with_loop(weakref.ref(self), loop, entry, self._dispose)
+            # The generator holds this object and the entry weakly: dropped by its owner, they go at once, and so does
+            # the generator, whose finaliser then disposes of the value on its loop.
+            guard = _dispose_with_loop(weakref.ref(self), weakref.ref(entry), loop, value, self._dispose)
             try:
-                _lastingly(lambda: _start(guard))
+                lastingly(lambda: start(guard))
                 entry.guard = guard
             except ResourceWarning:
                 # Where warnings are errors, this is how uvloop tells that it is being shut down.
-                _ending.add(loop)
+                note_ending(loop)
         return value
-
-    async def _end(self, value: T) -> bool:
-        """Disposes of a value; false when that failed, which is logged and nobody's error but ours."""
-        return await _dispose_of(value, self._dispose, self.name)
 
     def _disposed(self, reason: Reason) -> None:
         STATS.count(catalogue.ENGINES_DISPOSED, (self.name, reason))
@@ -245,75 +266,58 @@ class PerLoop(Generic[T]):
     def _sweep(self) -> None:
         for loop in list(self._entries):
             if loop.is_closed() and (entry := self._entries.pop(loop, None)) is not None:
-                if entry.value is not _MISSING and self._sockets is not None:
-                    close_all(self._sockets(entry.value))
-                self._disposed("loop_closed")
+                close_all(self._sockets_beneath(loop, entry))
+                if entry.value is not _MISSING:
+                    self._disposed("loop_closed")
 
     def _abandon_after_fork(self) -> None:
-        entries, self._entries = self._entries, {}
-        _graveyard.append(entries)
-        for entry in entries.values():
-            if entry.value is not _MISSING and self._sockets is not None:
-                neutralise(self._sockets(entry.value))
-            self._disposed("fork")
+        entries, leaving = self._entries, self._leaving
+        self._entries, self._leaving = {}, {}
+        _graveyard.append((entries, leaving))
+        for entry, loop in leaving.items():
+            neutralise(self._sockets_beneath(loop, entry))
+        for loop, entry in entries.items():
+            neutralise(self._sockets_beneath(loop, entry))
+            if entry.value is not _MISSING:
+                self._disposed("fork")
+
+    def _sockets_beneath(self, loop: AbstractEventLoop, entry: _Entry[T]) -> Iterable[SocketHandle]:
+        """Those of the value, or of the factory that is under way."""
+        if entry.value is _MISSING:
+            return () if entry.making is None else sockets_of(entry.making.get_coro(), loop)
+        return sockets_of(entry.value, loop) if self._sockets is None else self._sockets(entry.value)
 
 
 async def _dispose_with_loop(
-    owner: weakref.ref[PerLoop[T]], loop: AbstractEventLoop, entry: _Entry[T], dispose: Callable[[T], object] | None
+    owner: weakref.ref[PerLoop[T]],
+    entry: weakref.ref[_Entry[T]],
+    loop: AbstractEventLoop,
+    value: T,
+    dispose: Callable[[T], object] | None,
 ) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
         registry = owner()
         if registry is None:
-            await _dispose_of(entry.value, dispose, "a PerLoop that is gone")
-        elif registry._entries.get(loop) is entry:
-            _ending.add(loop)
-            if await registry._end(entry.value):
+            await dispose_of(value, dispose, "a PerLoop that is gone")
+        elif (current := registry._entries.get(loop)) is not None and current is entry():
+            note_ending(loop)
+            if await dispose_of(value, dispose, registry.name):
                 registry._entries.pop(loop, None)
                 registry._disposed("process_exit" if _process_exits else "loop_end")
             # else it stays: once the loop is closed, the sweep closes its sockets.
 
 
-async def _dispose_of(value: T, dispose: Callable[[T], object] | None, name: str) -> bool:
-    if dispose is None:
-        return True
-    try:
-        async with asyncio.timeout(DISPOSE_TIMEOUT):
-            result = dispose(value)
-            if inspect.isawaitable(result):
-                await result
-    except Exception as error:  # noqa: BLE001  # the user's code; the loop has to end all the same
-        logger.warning("the disposal of %s on its loop failed: %s: %s", name, type(error).__name__, error)
-        return False
-    return True
-
-
-def _lastingly(function: Callable[[], T]) -> T:
-    token = lasting.set(True)
-    try:
-        return function()
-    finally:
-        lasting.reset(token)
-
-
-def _start(generator: AsyncGenerator[None, None]) -> None:
-    """Runs it to its ``yield``, which makes it known to the running loop (PEP 525)."""
-    try:
-        generator.asend(None).send(None)
-    except StopIteration:
-        return
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Takes the error of a factory for which nobody waits any more, so that asyncio does not complain of it."""
-    if not task.cancelled():
-        task.exception()
-
-
-def is_ending(loop: AbstractEventLoop) -> bool:
-    """Whether ``loop`` is being shut down (`shutdown_asyncgens` has begun; uvloop does not let us see it)."""
-    return loop in _ending or getattr(loop, "_asyncgens_shutdown_called", False) is True
+def _require_function(given: object, what: str) -> None:
+    if inspect.iscoroutine(given):
+        given.close()  # without a warning that it was never awaited
+        raise TypeError(
+            f"PerLoop needs a function {what}, not a coroutine: leave out the brackets and write "
+            f"`{given.__name__}` instead of `{given.__name__}()`"
+        )
+    if not callable(given):
+        raise TypeError(f"PerLoop needs a function {what}, not {given!r:.80}")
 
 
 def process_exits() -> None:

@@ -28,7 +28,9 @@ from typing import Any, TypeVar, cast
 
 from loopwatch.errors import ConfigurationError, RunningLoopError
 from loopwatch.leftovers import GenerationHooks, Leftovers, current_run, make_task
+from loopwatch.loop_lag import LoopLag
 from loopwatch.soft_limit import SoftLimit, soft_limit_handler
+from loopwatch.telemetry.stats import NO_TASK, current_task
 
 __all__ = ["close_loops", "run_async"]
 
@@ -50,6 +52,11 @@ def run_async(
     shared: bool = False,
 ) -> T:
     """Runs a coroutine to its end and returns its result.
+
+    >>> async def add(one, other):
+    ...     return one + other
+    >>> run_async(add(1, 2), timeout=60), run_async(lambda: add(3, 4))
+    (3, 7)
 
     Args:
         coro_or_factory: a coroutine, or a function without arguments that makes an awaitable; the function is called
@@ -127,15 +134,23 @@ class _Home:
 class _OwnLoop(_Home):
     """The main thread's loop."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # Lone: a task that computes on its own loop hurts nobody but itself.
+        self._lag = LoopLag(self.loop, "the main thread's event loop", lone=True)
+        self._lag.start()
+
     def run(self, subject: object, timeout: float | None) -> object:
         run = Leftovers(self.loop)
-        task = self.loop.create_task(self._body(run, subject, timeout))
+        task = self.loop.create_task(self._body(run, subject, timeout), name=_task_name())
         handler = soft_limit_handler()
         limit = nullcontext() if handler is None else SoftLimit(self.loop, task, handler, sys._getframe())
         with limit:
+            self._lag.resume()
             try:
                 return self.loop.run_until_complete(task)
             finally:
+                self._lag.pause()
                 if not task.done():  # SystemExit or the like came out of the loop itself; SIGKILL may be close
                     task.cancel()
                     run.add_task(task)
@@ -155,6 +170,7 @@ class _OwnLoop(_Home):
             self.close()
 
     def close(self) -> None:
+        self._lag.stop()
         self.loop.run_until_complete(self._end())
         self.loop.close()
 
@@ -165,14 +181,18 @@ class _SharedLoop(_Home):
     def __init__(self) -> None:
         super().__init__()
         self._closing = False
+        self._lag = LoopLag(self.loop, "loopwatch's shared event loop")
         self._thread = threading.Thread(target=self._serve, name="loopwatch-loop", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
+        self._lag.start()
+        self._lag.resume()
         while not self._closing:
             # A task that raises SystemExit ends the loop's run as well; its caller gets it, the loop goes on.
             with suppress(SystemExit, KeyboardInterrupt):
                 self.loop.run_forever()
+        self._lag.stop()
 
     def run(self, subject: object, timeout: float | None) -> object:
         done: Future[object] = Future()
@@ -182,7 +202,7 @@ class _SharedLoop(_Home):
         def start() -> None:
             # In a copy of the caller's context, where a run of another loop may be current (asyncio.to_thread).
             current_run.set(None)
-            tasks.append(self.loop.create_task(self._body(run, subject, timeout)))
+            tasks.append(self.loop.create_task(self._body(run, subject, timeout), name=_task_name()))
             tasks[0].add_done_callback(ended)
 
         def ended(task: asyncio.Task[Any]) -> None:
@@ -216,6 +236,12 @@ class _SharedLoop(_Home):
         self._thread.join(timeout=1)
         if not self._thread.is_alive():
             self.loop.close()
+
+
+def _task_name() -> str | None:
+    """What a run's asyncio task is called, in the log of a stall, too: after the Celery task that it is for."""
+    task = current_task.get()
+    return None if task is NO_TASK else f"{task.name}[{task.id}]"
 
 
 def _settle(done: Future[object], task: asyncio.Task[Any]) -> None:

@@ -28,6 +28,10 @@ __all__ = ["LeakCheck", "LeakError", "assert_no_leaks"]
 class LeakError(LoopwatchError, AssertionError):
     """A block or a test left something behind; the message says what, and the fix.
 
+    >>> print(LeakError(["1 connection of 'main' still checked out"]))
+    loopwatch found what this left behind:
+    - 1 connection of 'main' still checked out
+
     Attributes:
         problems: one sentence for each.
     """

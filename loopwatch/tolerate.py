@@ -51,6 +51,14 @@ class tolerated:  # noqa: N801  # used as `async with tolerated(...)`, like asyn
     ``timeout``. What is not the operation's own passes: cancellation from outside, an outer timeout, Celery's
     ``SoftTimeLimitExceeded``, `KeyboardInterrupt`, `SystemExit`.
 
+    >>> async def store_and_notify():
+    ...     async with tolerated("notify", timeout=5, on_failure=print) as notification:
+    ...         raise ConnectionError("no answer")
+    ...     return notification.reason
+    >>> asyncio.run(store_and_notify())
+    Failure(operation='notify', reason='error', error=ConnectionError('no answer'), timeout=5)
+    'error'
+
     Args:
         operation: a label of the metrics: a fixed name such as ``"notify"``, never an id.
         timeout: seconds, or ``None`` for no limit.

@@ -121,6 +121,13 @@ def rabbitmq_server() -> Iterator[RabbitMQ]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def own_rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ of this module's own, to be stopped (SIGSTOP), killed and started again."""
+    with _running(start_rabbitmq) as server:
+        yield server
+
+
 @pytest.fixture
 def rabbitmq_url(rabbitmq_server: RabbitMQ) -> str:
     """A virtual host that nobody has used: ``amqp://...``."""

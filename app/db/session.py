@@ -29,6 +29,7 @@ def _make_engine(settings: Settings) -> AsyncEngine:
     options: dict[str, Any] = {**settings.connection_budget().pool_options(), "pool_pre_ping": True}
     if settings.app_resources == "loop_aware":
         return loopwatch.create_async_engine(settings.database_url, **options)
+    del options["budget"]  # only our pool can tell when there are more loops than planned
     return loopwatch.observe(create_async_engine(settings.database_url, **options))
 
 

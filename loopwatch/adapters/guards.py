@@ -25,9 +25,9 @@ from typing import Any, Literal
 
 from sqlalchemy.engine import AdaptedConnection
 
-from loopwatch.adapters.stacks import Stack
 from loopwatch.conflicts import count_once
 from loopwatch.errors import LoopConflictError
+from loopwatch.stacks import Stack
 
 __all__ = ["Owner", "conflict_error", "guard_connect_arguments", "guard_connection"]
 

@@ -15,17 +15,33 @@ import inspect
 import ssl
 from collections.abc import Iterable, Iterator
 from types import ModuleType, TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 from urllib.request import getproxies
 
 from loopwatch.errors import ConfigurationError, MissingExtraError
 from loopwatch.per_loop import PerLoop
 from loopwatch.sockets import SocketHandle, TransportSocket
 
+if TYPE_CHECKING:
+    import httpx
+    import httpx2
+
 __all__ = ["HTTPTransport", "http_client"]
 
 LIBRARIES: Final = ("httpx2", "httpx")
 """The libraries that are served, the preferred one first."""
+
+
+@overload
+def http_client(*, name: str = "http", library: Literal["httpx"], **options: Any) -> httpx.AsyncClient: ...
+
+
+@overload
+def http_client(*, name: str = "http", library: Literal["httpx2"], **options: Any) -> httpx2.AsyncClient: ...
+
+
+@overload
+def http_client(*, name: str = "http", library: ModuleType | str | None = None, **options: Any) -> Any: ...
 
 
 def http_client(*, name: str = "http", library: ModuleType | str | None = None, **options: Any) -> Any:
@@ -57,6 +73,9 @@ def http_client(*, name: str = "http", library: ModuleType | str | None = None, 
 
 class HTTPTransport:
     """The ``transport=`` of an ``httpx.AsyncClient`` or ``httpx2.AsyncClient``, with one set of connections a loop.
+
+    >>> import httpx
+    >>> client = httpx.AsyncClient(transport=HTTPTransport(name="llm", http2=False), timeout=30)
 
     Which of the two it serves is told by the request. The options mean what they mean in ``AsyncHTTPTransport``;
     ``proxy`` is a URL (or the library's ``Proxy``), and where there is none and ``trust_env`` is true, the

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from loopwatch.adapters.pool_meter import PoolLabels, PoolMeter
-from loopwatch.adapters.stacks import Stack, calling_stack
 from loopwatch.errors import ConfigurationError
+from loopwatch.stacks import Stack, calling_stack
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import NO_TASK, STATS, Cell, TaskContext, current_task
 

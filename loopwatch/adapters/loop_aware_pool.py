@@ -15,13 +15,15 @@ from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
+from loopwatch.adapters.budgeted import limit_gauge, note_loops
 from loopwatch.adapters.guards import guard_connect_arguments
 from loopwatch.adapters.leaks import checked_threshold
 from loopwatch.adapters.loop_pool import LoopPool, dispose_with_loop
 from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
-from loopwatch.adapters.stacks import caller
+from loopwatch.connection_budget import Budget
 from loopwatch.errors import ConfigurationError
 from loopwatch.per_loop import PerLoop, sweep
+from loopwatch.stacks import caller
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge
 
@@ -42,6 +44,8 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         name: the label ``pool`` of its metrics; by default the name of the database.
         leak_threshold: seconds; a connection that is held longer is logged once, with the stack of its checkout and
             the task, and counted in ``loopwatch_pool_leaks_total``. ``None``: nobody looks, and no stack is taken.
+        budget: the plan that the sizes come from (`loopwatch.Budget.pool_options` hands it over): more loops than it
+            plans are warned of and counted in ``loopwatch_loops_unplanned_total``.
 
     Raises:
         ConfigurationError: ``leak_threshold`` is not above 0; ``pool_size`` is below 1 or ``max_overflow`` below -1.
@@ -60,6 +64,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         use_lifo: bool = False,
         name: str | None = None,
         leak_threshold: float | None = None,
+        budget: Budget | None = None,
         **options: Any,
     ) -> None:
         _check_sizes(pool_size, max_overflow)
@@ -67,6 +72,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         self._name = name
         self.made_at = caller()
         """``file:line`` of the user's code that made the engine, for the error that a conflict is."""
+        self.budget = budget
         self.leak_threshold = checked_threshold(leak_threshold)
         self.labels = PoolLabels(name or "sqlalchemy", "sqlalchemy")
         self.loops: PerLoop[LoopPool] = PerLoop(
@@ -99,6 +105,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         STATS.count(catalogue.POOL_INVALIDATED, (self.labels.pool,))
 
     def _make_pool(self) -> LoopPool:
+        note_loops(self.budget, self.labels.pool, len(self.loops) + 1)
         return LoopPool(self, asyncio.get_running_loop(), closing=self.loops.ending())
 
     def connect(self) -> PoolProxiedConnection:
@@ -147,11 +154,12 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         return sum(pool.overflow() for pool in pools) if pools else -self._pool.maxsize
 
     def _gauges(self) -> Iterable[Gauge]:
+        yield from limit_gauge(self.budget, self.labels.database)
         pools = list(self.loops)
         limit = None
         if self._max_overflow >= 0:
             limit = (self._pool.maxsize + self._max_overflow) * max(1, len(pools))
-        return pool_gauges(
+        yield from pool_gauges(
             self.labels, [pool.meter for pool in pools], idle=sum(pool.checkedin() for pool in pools), limit=limit
         )
 

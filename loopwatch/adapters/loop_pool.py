@@ -24,8 +24,8 @@ from sqlalchemy.util.queue import Empty, Full
 from loopwatch.adapters.drivers import driver_resource, driver_sockets
 from loopwatch.adapters.guards import Owner, guard_connection
 from loopwatch.adapters.leaks import meter_for
-from loopwatch.adapters.stacks import calling_stack
 from loopwatch.sockets import SocketHandle, close_all
+from loopwatch.stacks import calling_stack
 
 if TYPE_CHECKING:
     from loopwatch.adapters.loop_aware_pool import LoopAwarePool

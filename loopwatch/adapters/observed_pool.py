@@ -22,10 +22,10 @@ from loopwatch.adapters.guards import Owner, conflict_error
 from loopwatch.adapters.leaks import checked_threshold, meter_for
 from loopwatch.adapters.loop_aware_pool import LoopAwarePool
 from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
-from loopwatch.adapters.stacks import caller, calling_stack
 from loopwatch.conflicts import count_once, mark_counted
 from loopwatch.errors import ConfigurationError, LoopConflictError
 from loopwatch.per_loop import add_holder
+from loopwatch.stacks import caller, calling_stack
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import NO_TASK, STATS, Gauge, TaskContext, current_task
 
@@ -50,6 +50,9 @@ def observe(engine: E, *, name: str | None = None, leak_threshold: float | None 
     Its connections are counted by the loop that opened them: an engine shared by several loops shows as several
     ``loopwatch_engines``, and connections whose loop is closed as ``loopwatch_engines_orphaned``. An engine of
     `loopwatch.create_async_engine` is measured and guarded already.
+
+    >>> from sqlalchemy import create_engine
+    >>> engine = observe(create_engine("postgresql+psycopg://localhost/app"), name="main")
 
     Args:
         engine: an `AsyncEngine` or `Engine`.

@@ -13,6 +13,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from loopwatch.adapters.loop_aware_pool import LoopAwarePool
 from loopwatch.adapters.observed_pool import observe
+from loopwatch.connection_budget import Budget
 from loopwatch.errors import ConfigurationError
 
 __all__ = ["LoopAwarePool", "create_async_engine", "observe"]
@@ -33,7 +34,12 @@ class _BlockingDriverError(ConfigurationError, InvalidRequestError):
 
 
 def create_async_engine(
-    url: str | URL, *, name: str | None = None, leak_threshold: float | None = None, **options: Any
+    url: str | URL,
+    *,
+    name: str | None = None,
+    leak_threshold: float | None = None,
+    budget: Budget | None = None,
+    **options: Any,
 ) -> AsyncEngine:
     """`sqlalchemy.ext.asyncio.create_async_engine`, right on every event loop, in every thread and after every fork.
 
@@ -49,6 +55,8 @@ def create_async_engine(
         name: the label ``pool`` of its metrics; by default the name of the database.
         leak_threshold: seconds; a connection that is held longer is logged once, with the stack of its checkout and
             the task, and counted in ``loopwatch_pool_leaks_total``. By default nobody looks.
+        budget: the plan that the pool's sizes come from; `loopwatch.Budget.pool_options` hands it over. A pool that
+            is not ours has no use for it.
         options: as there.
 
     Raises:
@@ -65,7 +73,7 @@ def create_async_engine(
     if "pool" not in options and issubclass(poolclass, AsyncAdaptedQueuePool):
         if not issubclass(poolclass, LoopAwarePool):
             options["poolclass"] = LoopAwarePool
-        options |= {"name": name, "leak_threshold": leak_threshold}
+        options |= {"name": name, "leak_threshold": leak_threshold, "budget": budget}
     # Looked up at the call: OpenTelemetry's instrumentation replaces it there.
     engine = sqlalchemy_asyncio.create_async_engine(parsed, **options)
     if isinstance(engine.pool, LoopAwarePool):

@@ -20,8 +20,11 @@ UNKNOWN = "unknown"
 MAX_KNOWN = 1000
 """Routes whose queue is remembered; a topic exchange may have any number of routing keys."""
 
-# Native delayed delivery (quorum queues with an ETA): 28 levels, one bit each.
+# Native delayed delivery (quorum queues with an ETA): 28 levels, one bit each, before the routing key.
 _DELAYED = re.compile(r"^(?:[01]\.){28}")
+_DELIVERY = "celery_delayed_delivery"
+"""The exchange that such a message comes from in the end, whatever the exchange it was sent to. Celery binds those of
+all queues to it, and the queues to their exchanges, by ``#.`` and the queue's own key; direct exchanges excepted."""
 
 
 def slot() -> int:
@@ -39,6 +42,7 @@ def pool_name(pool: object) -> str:
 
 
 class _Binding(NamedTuple):
+    label: str
     queue: str
     exchange: str
     kind: str
@@ -47,6 +51,8 @@ class _Binding(NamedTuple):
     def takes(self, exchange: str, key: str) -> bool:
         if not exchange:  # the default exchange: to the queue of that name, whatever its bindings are
             return key == self.queue
+        if exchange == _DELIVERY:
+            return self.kind != "direct" and topic_matches(f"#.{self.key}", key)
         if exchange != self.exchange:
             return False
         if self.kind == "topic":
@@ -76,12 +82,14 @@ class Queues:
 
     def consumed(self) -> list[str]:
         """The queues that this worker consumes, sorted."""
-        return sorted(self._app.amqp.queues.consume_from)
+        return sorted(_label(name, queue) for name, queue in self._app.amqp.queues.consume_from.items())
 
     def of(self, delivery_info: Mapping[str, Any] | None) -> str:
         """The queue that a message with this delivery information came from, or ``unknown``."""
         info = delivery_info or {}
-        route = str(info.get("exchange") or ""), _DELAYED.sub("", str(info.get("routing_key") or ""))
+        routing_key = str(info.get("routing_key") or "")
+        key = _DELAYED.sub("", routing_key)
+        route = (str(info.get("exchange") or "") if key == routing_key else _DELIVERY), key
         name = self._known.get(route)
         if name is None:
             name = self._find(*route)
@@ -93,10 +101,15 @@ class Queues:
         queues = self._app.amqp.queues
         consumed = queues.consume_from
         for candidates in (consumed, queues):
-            names = {one.queue for one in _bindings(candidates) if one.takes(exchange, key)}
+            names = {one.label for one in _bindings(candidates) if one.takes(exchange, key)}
             if len(names) == 1:
                 return names.pop()
-        return next(iter(consumed)) if len(consumed) == 1 else UNKNOWN
+        return _label(*next(iter(consumed.items()))) if len(consumed) == 1 else UNKNOWN
+
+
+def _label(name: str, queue: Any) -> str:
+    """What a queue is called. A broadcast's own name is a new one at each start; its alias is what people wrote."""
+    return str(queue.alias or name)
 
 
 def _bindings(queues: Mapping[str, Any]) -> Iterator[_Binding]:
@@ -104,5 +117,9 @@ def _bindings(queues: Mapping[str, Any]) -> Iterator[_Binding]:
         for bound in queue.bindings or (queue,):
             exchange = bound.exchange
             yield _Binding(
-                name, getattr(exchange, "name", ""), getattr(exchange, "type", "direct"), str(bound.routing_key or "")
+                _label(name, queue),
+                name,
+                getattr(exchange, "name", ""),
+                getattr(exchange, "type", "direct"),
+                str(bound.routing_key or ""),
             )

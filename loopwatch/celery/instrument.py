@@ -7,34 +7,34 @@ snapshots; the task signals tell for which queue and task a fact is counted.
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from celery import Celery, signals
+from celery import Celery, current_app, signals
 
 from loopwatch.celery.identity import Queues, slot
 from loopwatch.celery.node import Node
 from loopwatch.celery.running import RunningTasks
+from loopwatch.celery.spawned import invitation
 from loopwatch.conflicts import count_once
 from loopwatch.errors import ConfigurationError
 from loopwatch.per_loop import process_exits
 from loopwatch.runner import close_loops
+from loopwatch.stalls import STALLS, check_stall_threshold
 from loopwatch.telemetry.channel import Writer
 from loopwatch.telemetry.reporter import check_interval
 from loopwatch.telemetry.stats import STATS
 
 __all__ = ["instrument"]
 
-logger = logging.getLogger("loopwatch")
-
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
     interval: float
     release: str
+    stall_threshold: float | None
 
 
 class _Instrument:
@@ -52,22 +52,34 @@ class _Instrument:
 _instruments: WeakKeyDictionary[Celery[Any], _Instrument] = WeakKeyDictionary()
 
 
-def instrument(app: Celery[Any], *, interval: float = 5.0, release: str | None = None) -> None:
+def instrument(
+    app: Celery[Any], *, interval: float = 5.0, release: str | None = None, stall_threshold: float | None = 1.0
+) -> None:
     """Has every worker of ``app`` report to the monitor: no port, no file, and no ``-E`` needed.
 
     Call it where the application is made; processes that are no workers are not affected. Calling it again with the
     same arguments changes nothing.
 
+    >>> from celery import Celery
+    >>> app = Celery("app", broker="memory://")
+    >>> instrument(app, release="1.4.2")
+
     Args:
         app: the Celery application.
         interval: seconds between a worker's events.
         release: the application's version, shown with the worker.
+        stall_threshold: seconds that an event loop may be blocked before a warning with the stack that blocks it is
+            logged (``loopwatch``) and counted; ``None``: none is. On the threads pool, where all tasks share a loop,
+            any stall is one. On prefork and solo a task has its loop to itself, and may compute as long as it likes:
+            a stall is one while another asyncio task of the loop waits.
 
     Raises:
-        ConfigurationError: the interval is out of range, or the application is instrumented with other arguments.
+        ConfigurationError: the interval or the threshold is out of range, or the application is instrumented with
+            other arguments.
     """
     check_interval(interval)
-    settings = _Settings(interval, release or "")
+    check_stall_threshold(stall_threshold)
+    settings = _Settings(interval, release or "", stall_threshold)
     known = _instruments.get(app)
     if known is not None:
         if known.settings != settings:
@@ -100,6 +112,7 @@ def _worker_init(sender: Any, **_: Any) -> None:
     one = _instruments.get(sender.app)
     if one is not None:
         settings = one.settings
+        STALLS.configure(settings.stall_threshold)  # for forked children, too
         one.node = Node(sender, one.queues, interval=settings.interval, release=settings.release)
 
 
@@ -120,13 +133,29 @@ def _worker_shutdown(sender: Any, **_: Any) -> None:
 
 # ---------------------------------------------------------------- a pool's child
 def _process_init(**_: Any) -> None:
+    if _instruments and all(one.node is None for one in _instruments.values()):
+        _spawned()
     for one in _instruments.values():
-        if one.node is None:
-            # Started by "spawn": a fresh interpreter, in which no worker began and no socket was inherited.
-            logger.warning("loopwatch: no telemetry from a pool child that was spawned rather than forked")
-        elif not one.node.in_parent():  # the solo pool sends this signal in the parent
+        if one.node is not None and not one.node.in_parent():  # the solo pool sends this signal in the parent
             one.writer = one.node.channel.writer(slot())
             one.writer.start()
+
+
+def _spawned() -> None:
+    """In a fresh interpreter, where no worker began and no socket was inherited."""
+    app: Celery[Any] = current_app._get_current_object()  # type: ignore[attr-defined]  # not in the stubs
+    invited = invitation()
+    sock = invited.connect() if invited is not None else None
+    if invited is None or sock is None:
+        return
+    # Celery has unpickled this application: its tasks are here, but `instrument` was called for its module's own.
+    alike = min(_instruments, key=lambda known: known.main != app.main)
+    settings = _instruments[alike].settings
+    one = _instruments[app] = _Instrument(settings, Queues(app))
+    STALLS.configure(settings.stall_threshold)
+    app.amqp.queues.select(invited.queues)
+    one.writer = Writer(sock, slot())
+    one.writer.start()
 
 
 def _process_shutdown(**_: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from loopwatch._version import __version__
 from loopwatch.celery.identity import Queues, pool_name
 from loopwatch.celery.publisher import EventPublisher, celery_version
+from loopwatch.celery.spawned import invite, is_spawning, withdraw
 from loopwatch.telemetry.channel import Channel
 from loopwatch.telemetry.reporter import Reporter
 from loopwatch.telemetry.wire import NodeInfo
@@ -25,6 +26,8 @@ class Node:
         self._start_time = time.time()
         self._started = False
         self.channel = Channel()
+        if is_spawning(worker):
+            invite(self.channel, list(worker.app.amqp.queues.consume_from))
         self._reporter = Reporter(
             EventPublisher(worker.app, worker.hostname),
             interval=interval,
@@ -47,6 +50,7 @@ class Node:
         """Publishes the last snapshot and ends; waits for a second at most."""
         self._reporter.stop()
         self.channel.close()
+        withdraw()
 
     def _info(self) -> NodeInfo:
         worker = self._worker

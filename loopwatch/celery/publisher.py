@@ -36,6 +36,7 @@ class EventPublisher:
         self._app = app
         self._hostname = hostname
         self._connection: Any = None
+        self._transport: Any = None
         self._dispatcher: Any = None
 
     def publish(self, type: str, fields: dict[str, Any]) -> None:
@@ -46,21 +47,29 @@ class EventPublisher:
             # The dispatcher's own buffer grows with every event while the broker is down: it must raise instead.
             self._dispatcher.send(type, **fields)
         except Exception:
-            self._drop()
+            self.close()
             raise
 
     def _connect(self) -> None:
-        options = _TIMEOUTS.get(self._app.connection_for_write().transport.driver_type, {})
-        self._connection = self._app.connection_for_write(connect_timeout=SOCKET_TIMEOUT, transport_options=options)
+        self._connection = self._app.connection_for_write(connect_timeout=SOCKET_TIMEOUT)
+        self._transport = self._connection.transport
+        self._connection.transport_options.update(_TIMEOUTS.get(self._transport.driver_type, {}))
         # Connected here, and given a channel: by itself a dispatcher would try for ever, and sleep between.
         self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
         self._dispatcher = self._app.events.Dispatcher(
             channel=self._connection.channel(), hostname=self._hostname, buffer_while_offline=False
         )
 
-    def _drop(self) -> None:
-        # Neither is closed in the broker's own way, which waits for an answer; the sockets are.
-        connection, self._connection, self._dispatcher = self._connection, None, None
+    def close(self) -> None:
+        """Closes the connection's sockets; the next event opens another one."""
+        # By `collect`, which waits for no answer but an AMQP broker's, and for that no longer than the timeout; what it
+        # leaves to the garbage collector is closed here, the poller of a Redis transport.
+        connection, transport = self._connection, self._transport
+        self._connection = self._transport = self._dispatcher = None
+        poller = getattr(getattr(transport, "cycle", None), "poller", None)
         if connection is not None:
             with suppress(Exception):
                 connection.collect(socket.getdefaulttimeout())
+        if poller is not None:
+            with suppress(Exception):
+                poller.close()

@@ -25,6 +25,9 @@ class AsyncTask(Task):  # type: ignore[misc, type-arg, unused-ignore]  # untyped
 
     As the application's ``task_cls``, as ``base=`` or as a mixin::
 
+        import loopwatch
+        from celery import Celery
+
         app = Celery("app", task_cls=loopwatch.AsyncTask)
 
         @app.task(bind=True)

@@ -114,6 +114,35 @@ ENGINES_DISPOSED = _metric(
     "pool",
     "reason",
 )
+LOOPS_UNPLANNED = _metric(
+    "loopwatch_loops_unplanned_total",
+    "counter",
+    "Loops that made a pool while as many as the connection budget plans for a process had one.",
+    "hostname",
+    "pool",
+)
+
+LOOP_LAG = _metric(
+    "loopwatch_loop_lag_seconds",
+    "histogram",
+    "How late a loop ran a timer that was due each 0.1 seconds; a run that begins is not late for the pause before it.",
+    "hostname",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 30.0),
+)
+LOOP_LAG_MAX = _metric(
+    "loopwatch_loop_lag_max_seconds",
+    "gauge",
+    "The longest lag of a loop in the last 60 seconds, one that is still going on included.",
+    "hostname",
+    "slot",
+    merge="max",
+)
+LOOP_STALLS = _metric(
+    "loopwatch_loop_stalls_total",
+    "counter",
+    "Times that a loop others waited for ran nothing for longer than stall_threshold; the stack is in the log.",
+    "hostname",
+)
 
 # ---------------------------------------------------------------- pools
 POOL_INFO = _metric(
@@ -287,7 +316,8 @@ TELEMETRY_DROPPED = _metric(
     "loopwatch_telemetry_dropped_total",
     "counter",
     "Telemetry that was dropped rather than make a task wait: "
-    "channel_full, broker, series_limit (label sets beyond the bound), malformed, error.",
+    "channel_full, broker, series_limit (label sets beyond the bound), report_limit (conflicts to be sent whole), "
+    "malformed, foreign (sent by another user's process), error.",
     "hostname",
     "reason",
 )
@@ -299,6 +329,13 @@ LOOP_CONFLICT_LAST = _metric(
     "When the last loop conflict of this worker was seen, by the monitor's clock; 0 = never.",
     "hostname",
     origin="node",
+)
+DATABASE_CONNECTIONS_LIMIT = _metric(
+    "loopwatch_database_connections_limit",
+    "gauge",
+    "Connections that the database takes in all, by the budget that the pools were made with.",
+    "database",
+    merge="max",
 )
 DATABASE_CONNECTIONS_POTENTIAL = _metric(
     "loopwatch_database_connections_potential",

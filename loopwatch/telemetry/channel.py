@@ -1,4 +1,5 @@
-"""From a pool child to its parent: snapshots over a socket pair that is made before the pool forks.
+"""From a pool child to its parent: snapshots over a socket pair that is made before the pool forks (a child that was
+spawned, not forked, comes by the parent's `Door`).
 
 The child (`Writer`) never waits: a datagram for which there is no room is dropped and counted, and as every snapshot
 is cumulative, the next one makes up for it. Only the last one, at the child's exit, waits a little for room.
@@ -15,13 +16,17 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from loopwatch.telemetry import catalogue, wire
+from loopwatch.telemetry.children import Children
+from loopwatch.telemetry.conflict_reports import REPORTS, decode_report
+from loopwatch.telemetry.door import Door
 from loopwatch.telemetry.stats import STATS
-from loopwatch.telemetry.wire import Assembler, ChildSnapshot, Table
+from loopwatch.telemetry.wire import ChildSnapshot, Table
 
-__all__ = ["Channel", "Children", "Writer", "forget_unused_pools", "merge_gauges", "own_snapshot"]
+__all__ = ["Channel", "Writer", "own_snapshot"]
 
 INTERVAL = 1.0
 """Seconds between two snapshots of a child: what it counted since is lost when it is killed."""
@@ -31,8 +36,6 @@ SPACING = 0.1
 
 EXIT_WAIT = 0.2
 """Seconds that the last snapshot waits for room."""
-
-Key = tuple[int, str]
 
 
 def own_snapshot(slot: int, seq: int) -> ChildSnapshot:
@@ -56,6 +59,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="loopwatch-snapshots", daemon=True)
 
     def start(self) -> None:
+        REPORTS.open()
         self._thread.start()
 
     def task_ended(self) -> None:
@@ -83,7 +87,16 @@ class Writer:
                 if not self._send(datagram, deadline):
                     return False
             self._sent_changes = changes
-            return True
+            return self._send_reports(deadline)
+
+    def _send_reports(self, deadline: float | None) -> bool:
+        """Sends what there is to tell of conflicts; what finds no room stays for the next time."""
+        pending = REPORTS.pending
+        while pending:
+            if not self._send(pending[0].encode(), deadline):
+                return False
+            pending.popleft()
+        return True
 
     def _send(self, datagram: bytes, deadline: float | None) -> bool:
         while True:
@@ -110,73 +123,6 @@ class Writer:
                 self.send()
 
 
-class Children:
-    """What the children of a node told, alive and dead. No I/O."""
-
-    def __init__(self) -> None:
-        self._live: dict[Key, ChildSnapshot] = {}
-        self._assemblers: dict[Key, Assembler] = {}
-        self._dead: Table = {}
-
-    def add(self, datagram: bytes) -> None:
-        """Takes one datagram; raises `ValueError` when it is malformed."""
-        part = wire.decode_child(datagram)
-        key = (part.snapshot.pid, part.snapshot.nonce)
-        snapshot = self._assemblers.setdefault(key, Assembler()).add(part)
-        if snapshot is None:
-            return
-        known = self._live.get(key)
-        if known is None or snapshot.seq > known.seq:
-            self._live[key] = snapshot
-
-    def pids(self) -> set[int]:
-        """The pids of the children that are not known to be dead."""
-        return {pid for pid, _ in self._assemblers}
-
-    def bury(self, pids: set[int]) -> None:
-        """Folds the sums of dead children and drops their gauges."""
-        for key in [key for key in self._assemblers if key[0] in pids]:
-            del self._assemblers[key]
-            if snapshot := self._live.pop(key, None):
-                wire.add_tables(self._dead, snapshot.counters)
-
-    def counters(self) -> Table:
-        """The sums of all children ever."""
-        total: Table = {}
-        wire.add_tables(total, self._dead)
-        for snapshot in self._live.values():
-            wire.add_tables(total, snapshot.counters)
-        return total
-
-    def gauges(self) -> dict[int, Table]:
-        """Each live child's gauges, by slot."""
-        return {snapshot.slot: snapshot.gauges for snapshot in self._live.values()}
-
-
-def merge_gauges(into: Table, table: Table) -> None:
-    """Adds a second process's gauges to those of a slot: sum or maximum, as the family says."""
-    for family, rows in table.items():
-        metric = catalogue.by_wire_name(family)
-        target = into.setdefault(family, {})
-        for labels, value in rows.items():
-            known = target.get(labels)
-            if known is None:
-                target[labels] = value
-            elif metric is not None and metric.merge == "max":
-                target[labels] = max(known, value)
-            else:
-                target[labels] = wire.add_value(known, value)
-
-
-def forget_unused_pools(gauges: Table) -> None:
-    """A pool's parent runs no tasks: what its copy of an engine might open, the fleet need not reckon with."""
-    opened = gauges.get(catalogue.POOL_CONNECTIONS.wire_name, {})
-    used = {pool for (pool, _), value in opened.items() if value}
-    limits = gauges.get(catalogue.POOL_CONNECTIONS_MAX.wire_name, {})
-    for labels in [labels for labels in limits if labels[0] not in used]:
-        del limits[labels]
-
-
 def _exists(pid: int) -> bool:
     """Whether a child of ours with this pid exists, as a zombie too: the pool reaps it before it makes the next."""
     try:
@@ -199,6 +145,7 @@ class Channel:
         self._lock = threading.Lock()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._door: Door | None = None
 
     def in_parent(self) -> bool:
         """Whether this is the process that made it."""
@@ -208,6 +155,12 @@ class Channel:
         """In a forked child: its end. The other one is the parent's alone."""
         self._reader.close()
         return Writer(self._writer, slot)
+
+    def open_door(self) -> str:
+        """Lets children in that inherit no socket; the address that they need. Before `start`."""
+        if self._door is None:
+            self._door = Door()
+        return self._door.address
 
     def start(self) -> None:
         """Starts the reading thread."""
@@ -220,7 +173,8 @@ class Channel:
             self._drain()
             dead = {pid for pid in self._children.pids() if not _exists(pid)}
             self._drain()  # again: what they sent between the two, before they died
-            self._children.bury(dead)
+            if lost := self._children.bury(dead):
+                STATS.count(catalogue.TELEMETRY_DROPPED, ("series_limit",), lost)
             return self._children.counters(), self._children.gauges()
 
     def close(self) -> None:
@@ -233,26 +187,40 @@ class Channel:
         with self._lock:
             self._reader.close()
             self._writer.close()
+            if self._door is not None:
+                self._door.close()
 
     def _read(self) -> None:
         poll = select.poll()  # not select(), which refuses descriptors above 1023
         poll.register(self._reader, select.POLLIN)
+        if self._door is not None:
+            poll.register(self._door, select.POLLIN)
         while not self._closing:
             poll.poll()
             with self._lock:
                 self._drain()
 
     def _drain(self) -> None:
+        self._empty(lambda size: self._reader.recv(size, socket.MSG_DONTWAIT))
+        if self._door is not None:
+            self._empty(self._door.receive)
+
+    def _empty(self, receive: Callable[[int], bytes | None]) -> None:
         while not self._closing:
             try:
-                datagram = self._reader.recv(2 * wire.MAX_DATAGRAM, socket.MSG_DONTWAIT)
+                datagram = receive(2 * wire.MAX_DATAGRAM)
             except (BlockingIOError, InterruptedError):
                 return
-            if datagram:
+            if datagram is None:
+                STATS.count(catalogue.TELEMETRY_DROPPED, ("foreign",))
+            elif datagram:
                 self._take(datagram)
 
     def _take(self, datagram: bytes) -> None:
         try:
-            self._children.add(datagram)
+            if datagram.startswith(b"{"):
+                REPORTS.forward(decode_report(datagram))
+            else:
+                self._children.add(datagram)
         except ValueError:
             STATS.count(catalogue.TELEMETRY_DROPPED, ("malformed",))

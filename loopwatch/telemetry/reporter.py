@@ -8,6 +8,7 @@ event its place, which is counted; as every snapshot is cumulative, the next one
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -21,8 +22,12 @@ from typing import Any, Protocol
 
 from loopwatch._version import __version__
 from loopwatch.errors import ConfigurationError
+from loopwatch.loop_lag import LoopLag
+from loopwatch.stalls import STALLS, check_stall_threshold
 from loopwatch.telemetry import catalogue, wire
-from loopwatch.telemetry.channel import forget_unused_pools, merge_gauges, own_snapshot
+from loopwatch.telemetry.channel import own_snapshot
+from loopwatch.telemetry.children import forget_unused_pools, gather_gauges, merge_gauges
+from loopwatch.telemetry.conflict_reports import REPORTS
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import NodeInfo, NodeSnapshot, Table
 
@@ -42,6 +47,9 @@ class Publisher(Protocol):
 
     def publish(self, type: str, fields: dict[str, Any]) -> None:
         """Sends one event or raises; never blocks for longer than its sockets' timeouts."""
+
+    def close(self) -> None:
+        """Closes its sockets, without a goodbye that somebody would have to answer."""
 
 
 class Reporter:
@@ -75,6 +83,7 @@ class Reporter:
         self._thread = threading.Thread(target=self._run, name="loopwatch-reporter", daemon=True)
 
     def start(self) -> None:
+        REPORTS.open()
         self._thread.start()
 
     def stop(self) -> None:
@@ -93,6 +102,7 @@ class Reporter:
             forget_unused_pools(own.gauges)
         # Merged: the parent of a pool has no index of its own and shares slot 0.
         merge_gauges(gauges.setdefault(self._slot, {}), own.gauges)
+        gather_gauges(gauges, self._slot)
         return NodeSnapshot(self._boot, self._seq, self._interval, self._info(), counters, gauges, stopping)
 
     def _run(self) -> None:
@@ -102,12 +112,14 @@ class Reporter:
             self._publish()
             due = max(due + self._interval, time.monotonic())
         self._publish(stopping=True)
+        self._publisher.close()
 
     def _publish(self, *, stopping: bool = False) -> None:
         try:
             fields = self.snapshot(stopping=stopping).to_fields()
             with _publishing:
                 self._publisher.publish(wire.EVENT_TYPE, fields)
+                self._publish_reports()
         except Exception as error:  # noqa: BLE001  # whatever a transport raises: monitoring is silent, and counts
             STATS.count(catalogue.TELEMETRY_DROPPED, ("broker",))
             if not self._failing:
@@ -116,6 +128,12 @@ class Reporter:
             self._failing = True
         else:
             self._failing = False
+
+    def _publish_reports(self) -> None:
+        pending = REPORTS.pending
+        while pending:
+            self._publisher.publish(wire.CONFLICT_TYPE, pending[0].to_fields())
+            pending.popleft()  # published: one that was not stays for the next time
 
 
 class _Publishing:
@@ -167,26 +185,37 @@ def check_interval(interval: float) -> None:
 
 
 @contextmanager
-def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> Iterator[None]:
+def report(
+    app: Any, *, name: str, interval: float = 5.0, release: str = "", stall_threshold: float | None = 1.0
+) -> Iterator[None]:
     """Reports this process to the monitor while the block runs, as the node ``name@host``.
 
     For processes that are no Celery workers: an API, a script. Those of one name on one host are told apart by their
     slot, the lowest number that is free. A process is either reported or scraped (`loopwatch.Collector`), never both.
+    Inside a running event loop, that loop's lag is measured as well.
+
+    >>> from celery import Celery
+    >>> with report(Celery("app", broker="memory://"), name="script"):
+    ...     pass
 
     Args:
         app: the Celery application, whose broker the monitor watches.
         name: what the process is, such as ``api``.
         interval: seconds between snapshots.
         release: the application's version, shown with the node.
+        stall_threshold: seconds that a loop may be blocked before the stack that blocks it is logged and counted;
+            ``None``: none is.
 
     Raises:
-        ConfigurationError: the name is empty or holds ``@``, or the interval is out of range.
+        ConfigurationError: the name is empty or holds ``@``, or the interval or the threshold is out of range; or this
+            process reports itself already, to whatever broker.
     """
     from loopwatch.celery.publisher import EventPublisher, celery_version
 
     if not name or "@" in name:
         raise ConfigurationError(f"report(name={name!r}): a name such as 'api', without the host")
     check_interval(interval)
+    check_stall_threshold(stall_threshold)
     node = f"{name}@{socket.gethostname()}"
     info = NodeInfo(
         kind="process",
@@ -197,12 +226,51 @@ def report(app: Any, *, name: str, interval: float = 5.0, release: str = "") -> 
     )
     slot, claim = _claim_slot(node)
     reporter = Reporter(EventPublisher(app, node), interval=interval, info=lambda: info, slot=slot)
-    with closing(claim):
+    with closing(claim), _only_one(node):
         reporter.start()
         try:
-            yield
+            with _watching(f"the event loop of {name!r}", stall_threshold):
+                yield
         finally:
             reporter.stop()
+
+
+_reported: dict[int, str] = {}
+"""The node that a process reports itself as, by its pid: a forked child has its own to say."""
+
+
+@contextmanager
+def _only_one(node: str) -> Iterator[None]:
+    """The numbers are the process's: told by two nodes, they would count twice."""
+    pid = os.getpid()
+    known = _reported.setdefault(pid, node)
+    if known is not node:
+        raise ConfigurationError(
+            f"report({node!r}): this process reports itself as {known!r} already, and its numbers would count twice: "
+            "call report() once, where the process begins"
+        )
+    try:
+        yield
+    finally:
+        _reported.pop(pid, None)
+
+
+@contextmanager
+def _watching(name: str, stall_threshold: float | None) -> Iterator[None]:
+    """Watches the loop that is running here, if one is."""
+    before = STALLS.threshold
+    STALLS.configure(stall_threshold)
+    loop = asyncio._get_running_loop()
+    lag = LoopLag(loop, name) if loop is not None else None
+    try:
+        if lag is not None:
+            lag.start()
+            lag.resume()
+        yield
+    finally:
+        if lag is not None:
+            lag.stop()
+        STALLS.configure(before)
 
 
 def _claim_slot(node: str) -> tuple[int, socket.socket]:

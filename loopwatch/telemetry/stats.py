@@ -32,6 +32,10 @@ MAX_SERIES = 1000
 """Label sets a process keeps in all; one more is counted in ``loopwatch_telemetry_dropped_total``."""
 
 
+MAX_LABEL = 500
+"""Characters of a label: a longer one could make a datagram that no reader takes. It counts as a series too many."""
+
+
 @dataclass(frozen=True, slots=True)
 class TaskContext:
     """For whom a fact is counted. Outside any task both are empty, which Prometheus reads as "no such label"."""
@@ -83,21 +87,31 @@ class Stats:
 
     def count(self, metric: Metric, labels: Labels = (), amount: float = 1) -> None:
         """Adds ``amount`` to a counter; 0 makes its series exist ("born at 0")."""
+        # Of the ways to take a lock this is the one that a soft time limit's signal cannot leave locked: its handler,
+        # which raises, runs after a call such as `acquire()` but not within the entry of a `with`.
         with self._lock:
-            rows = self._row(metric, labels)
-            if rows is not None:
-                rows[labels] += amount  # type: ignore[operator]  # a counter's value is never a list
-                self.changes += 1
+            try:
+                self._counters[metric][labels] += amount  # type: ignore[operator]  # a counter's value is no list
+            except KeyError:
+                rows = self._row(metric, labels)
+                if rows is None:
+                    return
+                rows[labels] += amount  # type: ignore[operator]
+            self.changes += 1
 
     def observe(self, metric: Metric, labels: Labels, seconds: float) -> None:
         """Adds one observation to a histogram."""
         with self._lock:
-            rows = self._row(metric, labels)
-            if rows is not None:
-                value: list[float] = rows[labels]  # type: ignore[assignment]  # a histogram's value is a list
-                value[bisect_left(metric.buckets, seconds)] += 1
-                value[-1] += seconds
-                self.changes += 1
+            try:
+                value: list[float] = self._counters[metric][labels]  # type: ignore[assignment]  # always a list here
+            except KeyError:
+                rows = self._row(metric, labels)
+                if rows is None:
+                    return
+                value = rows[labels]  # type: ignore[assignment]
+            value[bisect_left(metric.buckets, seconds)] += 1
+            value[-1] += seconds
+            self.changes += 1
 
     def cell(self, metric: Metric, labels: Labels) -> Cell:
         """Numbers that one thread adds to by itself, without our lock: a counter as ``[sum]``, a histogram as on the
@@ -125,7 +139,8 @@ class Stats:
         if rows is None:
             rows = self._counters[metric] = {}
         if labels not in rows:
-            if self._series >= MAX_SERIES and metric is not catalogue.TELEMETRY_DROPPED:
+            full = self._series >= MAX_SERIES or any(len(label) > MAX_LABEL for label in labels)
+            if full and metric is not catalogue.TELEMETRY_DROPPED:
                 self.count(catalogue.TELEMETRY_DROPPED, ("series_limit",))
                 return None
             self._series += 1

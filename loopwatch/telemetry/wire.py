@@ -11,6 +11,7 @@ cumulative over the bounds, the last one being ``+Inf``) followed by the sum. In
 
 A **child snapshot** is one process's tables. Above `MAX_DATAGRAM` bytes it is split; `Assembler` joins the parts.
 A **node event** (type `EVENT_TYPE`) holds the sums of all children ever, and each live child's gauges by slot.
+A **conflict report** (type `CONFLICT_TYPE`) is one loop conflict: `loopwatch.telemetry.conflict_reports`.
 Unknown families and fields are skipped by readers, so that versions can be mixed in one fleet.
 """
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "CONFLICT_TYPE",
     "EVENT_TYPE",
     "MAX_DATAGRAM",
     "VERSION",
@@ -41,6 +43,7 @@ __all__ = [
 
 VERSION = 1
 EVENT_TYPE = "loopwatch-snapshot"
+CONFLICT_TYPE = "loopwatch-conflict"
 MAX_DATAGRAM = 16_000
 """Bytes. A socket pair's buffer takes about 26 datagrams of 4 kB before a send is refused (measured on Linux)."""
 
@@ -54,8 +57,18 @@ Rows = list[tuple[list[str], Value]]
 
 
 def encode_table(table: Mapping[str, Mapping[Labels, Value]]) -> dict[str, Rows]:
-    """A table as JSON can hold it."""
-    return {family: [(list(labels), value) for labels, value in rows.items()] for family, rows in table.items() if rows}
+    """A table as JSON can hold it. Seconds to the microsecond: the other digits are noise, and half of the bytes."""
+    return {
+        family: [(list(labels), value if type(value) is int else _rounded(value)) for labels, value in rows.items()]
+        for family, rows in table.items()
+        if rows
+    }
+
+
+def _rounded(value: Value) -> Value:
+    if isinstance(value, list):
+        return [*value[:-1], round(value[-1], 6)]
+    return round(value, 6)
 
 
 def decode_table(rows_by_family: Mapping[str, Iterable[tuple[list[str], Value]]]) -> Table:

@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake.decode import accepts, decode
+from loopwatch_monitor.intake.decode import ConflictReport, accepts, decode
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.render import Renderer
 from loopwatch_monitor.settings import Settings
@@ -26,6 +26,9 @@ from loopwatch_monitor.state.samples import Sample, Samples
 __all__ = ["Hub"]
 
 logger = structlog.get_logger("loopwatch_monitor")
+
+MAX_TEXT = 2_000
+"""Characters of a text that is logged."""
 
 
 def _read_clocks() -> Now:
@@ -56,6 +59,7 @@ class Hub:
             wait_buckets=settings.queue_wait_buckets,
             default_queue=settings.default_queue_name,
             on_duplicate=_warn_of_duplicate,
+            on_conflict=_log_conflict,
         )
         self._samples = Samples(self._fleet, version=version)
         self._renderer = Renderer(
@@ -113,4 +117,15 @@ class Hub:
 def _warn_of_duplicate(hostname: str) -> None:
     logger.warning(
         "duplicate_node_name", hostname=hostname, fix="give each worker its own --hostname (such as logs@%h)"
+    )
+
+
+def _log_conflict(report: ConflictReport) -> None:
+    texts = ("resource", "source", "queue_name", "task_name", "task_id", "message", "made_at", "used_at")
+    logger.warning(
+        "loop_conflict_reported",
+        hostname=report.hostname,
+        kind=report.conflict_kind[:MAX_TEXT],
+        occurred=report.occurred,
+        **{name: getattr(report, name)[:MAX_TEXT] for name in texts},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery.exceptions import WorkerLostError
+from kombu import Queue
 
 from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, wait_until, worker
@@ -95,6 +97,49 @@ def test_facts_are_counted_for_the_queue_of_the_task(listener: Listener, redis_u
             wait_until(partial(counted, queue), lambda: listener.snapshots)
 
 
+ROUTES: list[tuple[str, dict[str, Any]]] = [
+    ("logs", {"exchange": "direct_logs", "routing_key": "rk.logs"}),
+    ("content", {"exchange": "topics", "routing_key": "content.a.b"}),
+    ("celery", {"queue": "celery"}),  # by the default exchange
+    ("broadcast", {"exchange": "everybody", "routing_key": "whatever"}),
+    ("priorities", {"exchange": "priorities", "routing_key": "rk.priorities", "priority": 3}),
+    ("quorum", {"exchange": "quorums", "routing_key": "default"}),
+    ("audits", {"exchange": "quorums", "routing_key": "audit.a"}),
+    # Native delayed delivery: the key becomes 0.0. ... .1.default, and the exchange another one.
+    ("quorum", {"exchange": "quorums", "exchange_type": "topic", "routing_key": "default", "countdown": 1}),
+    ("audits", {"exchange": "quorums", "exchange_type": "topic", "routing_key": "audit.b", "countdown": 1}),
+    ("content", {"exchange": "topics", "exchange_type": "topic", "routing_key": "content.c", "countdown": 1}),
+]
+
+
+@pytest.mark.parametrize("consumed", ["all", "three"])
+def test_facts_are_counted_for_the_queue_of_the_task_on_rabbitmq(
+    rabbitmq_url: str, redis_url: str, tmp_path: Path, consumed: str
+) -> None:
+    routes = ROUTES if consumed == "all" else [route for route in ROUTES if route[0] in ("logs", "quorum", "audits")]
+    options = [] if consumed == "all" else ["-Q", "logs,quorum,audits"]
+    environment = {"RABBITMQ_URL": rabbitmq_url, "REDIS_URL": redis_url, "MORE_QUEUES": "1"}
+    with Listener(rabbitmq_url, results=redis_url) as listener:
+        # A sender has to know of a quorum queue, or it delays nothing.
+        listener.app.conf.task_queues = [Queue("quorum", queue_arguments={"x-queue-type": "quorum"})]
+        with worker("w", tmp_path / "log", environment, "-c", "1", *options) as running:
+            results = [(queue, _send(listener, "who", **route)) for queue, route in routes]
+            assert [result.get(timeout=DEADLINE)[2] for _, result in results] == [queue for queue, _ in results]
+            for _, route in routes:
+                _send(listener, "notify", **{**route, "countdown": None})
+            expected = Counter(queue for queue, _ in routes)
+            wait_until(
+                lambda: (
+                    {queue: listener.sum(running.node, catalogue.NOTIFICATIONS, queue) for queue in expected}
+                    == expected
+                ),
+                lambda: listener.snapshots,
+            )
+        wait_until(lambda: listener.snapshots[running.node]["stopping"])
+        rows = listener.snapshots[running.node]["counters"][catalogue.NOTIFICATIONS.wire_name]
+        assert {own[0] for own, _ in rows} == set(expected)
+
+
 @pytest.mark.parametrize("retry", [False, True])
 def test_conflicts_are_counted_from_failures_and_retries(
     listener: Listener, redis_url: str, tmp_path: Path, retry: bool
@@ -130,15 +175,29 @@ def test_what_a_process_does_at_its_end_is_counted(
     assert listener.sum(running.node, catalogue.ENGINES_DISPOSED, "main", "process_exit") == 1
 
 
-def test_spawned_children_work_and_say_that_they_cannot_tell(
-    listener: Listener, redis_url: str, tmp_path: Path
-) -> None:
-    """They inherit no socket. The worker itself still reports."""
+def test_spawned_children_report_as_forked_ones_do(listener: Listener, redis_url: str, tmp_path: Path) -> None:
+    """They inherit no socket, unpickle another application, and were not told of ``-Q``."""
     environment = {"REDIS_URL": redis_url, "START_METHOD": "spawn"}
-    with worker("w", tmp_path / "log", environment, "-c", "1") as running:
-        assert _send(listener, "notify").get(timeout=DEADLINE) != running.process.pid
-        wait_until(lambda: running.node in listener.snapshots)
-        assert "spawned rather than forked" in running.log
+    options = ("-c", "2", "--max-tasks-per-child=2", "-Q", "logs,content")
+    with worker("w", tmp_path / "log", environment, *options) as running:
+        sent = [_send(listener, "notify", queue="logs") for _ in range(6)]
+        pids = {result.get(timeout=DEADLINE) for result in sent}
+        assert running.process.pid not in pids
+        assert len(pids) >= 3
+        with pytest.raises(WorkerLostError):
+            _send(listener, "count_then_die", queue="content").get(timeout=DEADLINE)
+        wait_until(
+            lambda: (
+                listener.sum(running.node, catalogue.NOTIFICATIONS, "logs", "notify") == 6
+                and listener.sum(running.node, catalogue.NOTIFICATIONS, "content", "dying") == 1
+            ),
+            lambda: (running.log, listener.snapshots),
+        )
+        wait_until(lambda: set(listener.snapshots[running.node]["gauges"]) == {"0", "1"}, lambda: listener.snapshots)
+    last = wait_until(lambda: listener.snapshots[running.node]["stopping"] and listener.snapshots[running.node])
+    assert listener.sum(running.node, catalogue.NOTIFICATIONS) == 7
+    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0
+    assert last["info"]["queues"] == ["content", "logs"]
 
 
 def test_a_worker_that_is_killed_says_nothing_more(listener: Listener, redis_url: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -16,9 +17,11 @@ from sqlalchemy import text
 
 import loopwatch
 
-app = Celery(
-    "worker_app", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"], task_cls=loopwatch.AsyncTask
-)
+REDIS = os.environ["REDIS_URL"]
+RABBITMQ = os.environ.get("RABBITMQ_URL", "")
+QUORUM = {"x-queue-type": "quorum"}
+
+app = Celery("worker_app", broker=RABBITMQ or REDIS, backend=REDIS, task_cls=loopwatch.AsyncTask)
 app.conf.update(
     broker_connection_retry_on_startup=True,
     task_queues=[
@@ -29,7 +32,14 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_pool_start_method=os.environ.get("START_METHOD", "fork"),
 )
-loopwatch.instrument(app, interval=0.5, release="1.2.3")
+if os.environ.get("MORE_QUEUES"):
+    app.conf.task_queues += [
+        Queue("broadcast", Exchange("everybody", type="fanout"), "broadcast"),
+        Queue("priorities", Exchange("priorities"), "rk.priorities", queue_arguments={"x-max-priority": 5}),
+        Queue("quorum", Exchange("quorums", type="topic"), "default", queue_arguments=QUORUM),
+        Queue("audits", Exchange("quorums", type="topic"), "audit.*", queue_arguments=QUORUM),
+    ]
+loopwatch.instrument(app, interval=0.5, release="1.2.3", stall_threshold=0.5)
 engine = (
     loopwatch.create_async_engine(os.environ["DATABASE_URL"], name="main") if os.environ.get("DATABASE_URL") else None
 )
@@ -48,6 +58,12 @@ def notify(operation: str = "notify") -> int:
     """Counts one notification; answers with the pid of the process that did."""
     loopwatch.run_async(_notify(operation))
     return os.getpid()
+
+
+@app.task
+def threads() -> list[str]:
+    """The names of this process's threads."""
+    return [thread.name for thread in threading.enumerate()]
 
 
 @app.task(bind=True)
@@ -92,6 +108,16 @@ async def block() -> None:
 
 
 @app.task
+async def stall(somebody_waits: bool) -> None:
+    """Blocks the loop past the threshold of a stall."""
+    other = asyncio.create_task(asyncio.sleep(60)) if somebody_waits else None
+    await asyncio.sleep(0)
+    time.sleep(1)  # noqa: ASYNC251
+    if other is not None:
+        other.cancel()
+
+
+@app.task
 async def leave_an_orphan() -> None:
     async def orphan() -> None:
         for _ in range(1000):
@@ -119,6 +145,18 @@ def conflict(self: Any, retry: bool) -> None:
         if retry and not self.request.retries:
             raise self.retry(exc=error, countdown=0) from error
         raise
+
+
+@app.task
+async def query_a_foreign_connection(made_at: str) -> None:
+    """An error of a guard's, and of a driver whose message quotes the URL."""
+    from loopwatch.conflicts import count_once
+    from loopwatch.errors import LoopConflictError
+
+    error = LoopConflictError("a connection to pg://me:secret@db was refused", resource="asyncpg", kind="cross_loop")
+    error.made_at = made_at  # type: ignore[attr-defined, unused-ignore]
+    count_once(error, source="guard")
+    raise error
 
 
 @app.task

@@ -35,11 +35,12 @@ def wait_until(condition: Callable[[], T], what: Callable[[], object] = lambda: 
 
 
 class Listener:
-    """The newest snapshot of each node, from the broker's events."""
+    """The newest snapshot of each node and the conflicts that were reported whole, from the broker's events."""
 
-    def __init__(self, url: str) -> None:
-        self.app = Celery("listener", broker=url, backend=url)
+    def __init__(self, url: str, *, results: str | None = None) -> None:
+        self.app = Celery("listener", broker=url, backend=results or url)
         self.snapshots: dict[str, dict[str, Any]] = {}
+        self.conflicts: list[dict[str, Any]] = []
         self.types: list[str] = []
         self._receiver: Any = None
         self._listening = threading.Event()
@@ -65,6 +66,8 @@ class Listener:
         self.types.append(event["type"])
         if event["type"] == wire.EVENT_TYPE:
             self.snapshots[event["hostname"]] = event
+        elif event["type"] == wire.CONFLICT_TYPE:
+            self.conflicts.append(event)
 
     def sum(self, node: str, metric: Metric, *labels: str) -> float:
         """A counter in the node's newest snapshot, summed over the series whose labels begin with these."""

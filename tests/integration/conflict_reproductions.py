@@ -76,6 +76,52 @@ def sqlalchemy_pool_exhausted(url: str) -> None:
 
 
 @reproduction
+def sqlalchemy_pool_exhausted_without_a_waiter(url: str) -> None:
+    """All connections are held by a loop that is idle: a wait, and a timeout, for ever."""
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.2)
+    with asyncio.Runner() as owner:
+        kept = owner.run(_connected(engine))
+        asyncio.run(_select(engine))
+    del kept
+
+
+async def _connected(engine: Any) -> Any:
+    return await engine.connect()
+
+
+@reproduction
+def sqlalchemy_engine_of_a_loop_that_lives(url: str) -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(url)
+    with asyncio.Runner() as owner:
+        owner.run(_select(engine))
+        asyncio.run(_select(engine))
+
+
+@reproduction
+def sqlalchemy_connection_of_another_loop(url: str) -> None:
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    with asyncio.Runner() as owner:
+        connection = owner.run(_connected(create_async_engine(url)))
+        asyncio.run(connection.execute(text("SELECT 1")))
+
+
+@reproduction
+def sqlalchemy_null_pool(url: str) -> None:
+    """Works: a connection each time."""
+    from sqlalchemy import NullPool
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(url, poolclass=NullPool)
+    on_loops(lambda: _select(engine))
+
+
+@reproduction
 def asyncpg_connection(url: str) -> None:
     import asyncpg
 
@@ -101,6 +147,18 @@ def asyncpg_pool(url: str) -> None:
         await kept[0].fetchval("SELECT 1")
 
     on_loops(use)
+
+
+@reproduction
+def asyncpg_pool_of_a_loop_that_lives(url: str) -> None:
+    import asyncpg
+
+    async def make() -> Any:
+        return await asyncpg.create_pool(url.replace("+asyncpg", ""), min_size=1, max_size=1)
+
+    with asyncio.Runner() as owner:
+        pool = owner.run(make())
+        asyncio.run(pool.fetchval("SELECT 1"))
 
 
 @reproduction
@@ -204,6 +262,25 @@ def redis_pubsub(url: str) -> None:
 
 
 @reproduction
+def redis_pubsub_in_the_middle_of_a_read(url: str) -> None:
+    """Its owner waits for a message: for this one it looks like concurrent use."""
+    import redis.asyncio as redis
+
+    pubsub: Any = redis.Redis.from_url(url).pubsub()
+    tasks: list[Any] = []
+
+    async def read() -> None:
+        await pubsub.subscribe("channel")
+        await pubsub.get_message(timeout=1)
+        tasks.append(asyncio.create_task(pubsub.get_message(timeout=None)))
+        await asyncio.sleep(0.1)
+
+    with asyncio.Runner() as owner:
+        owner.run(read())
+        asyncio.run(pubsub.get_message(timeout=1))
+
+
+@reproduction
 def httpx_client(url: str) -> None:
     import httpx
 
@@ -234,6 +311,21 @@ def httpx_limit_reached(url: str) -> None:
 
 
 @reproduction
+def httpx_limit_reached_without_a_waiter(url: str) -> None:
+    import httpx
+
+    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=1), timeout=0.2)
+
+    async def begin() -> Any:
+        return await client.send(client.build_request("GET", url), stream=True)
+
+    with asyncio.Runner() as owner:
+        response = owner.run(begin())
+        asyncio.run(client.get(url))
+    del response
+
+
+@reproduction
 def chat_openai(url: str) -> None:
     """A new object each time: LangChain keeps its HTTP client for the whole process."""
     from langchain_openai import ChatOpenAI
@@ -259,6 +351,71 @@ def aiohttp_session(url: str) -> None:
             await response.text()
 
     on_loops(use)
+
+
+@reproduction
+def aiohttp_session_of_a_loop_that_lives(url: str) -> None:
+    import aiohttp
+
+    kept: list[aiohttp.ClientSession] = []
+
+    async def use() -> None:
+        if not kept:
+            kept.append(aiohttp.ClientSession())
+        async with kept[0].get(url) as response:
+            await response.text()
+
+    with asyncio.Runner() as owner:
+        owner.run(use())
+        asyncio.run(use())
+
+
+@reproduction
+def asyncio_event(_: str) -> None:
+    """A waiter of the first loop has bound it."""
+    event = asyncio.Event()
+
+    async def wait() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), 0.01)
+
+    on_loops(wait)
+
+
+@reproduction
+def asyncio_queue(_: str) -> None:
+    queue: asyncio.Queue[None] = asyncio.Queue()
+
+    async def wait() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(queue.get(), 0.01)
+
+    on_loops(wait)
+
+
+@reproduction
+def asyncio_lock_that_nobody_waited_for(_: str) -> None:
+    """Nothing has bound it to a loop: a silent hang. Only a timeout ends it, and nothing tells its cause."""
+    lock = asyncio.Lock()
+
+    async def wait() -> None:
+        await asyncio.wait_for(lock.acquire(), 0.2)
+
+    on_loops(wait)
+
+
+@reproduction
+def asyncio_wait_for_a_foreign_future(_: str) -> None:
+    """Never completes, silently, although the future is done: whom it calls back runs on its own loop."""
+    future = asyncio.new_event_loop().create_future()
+
+    async def wait() -> None:
+        waiting = asyncio.create_task(asyncio.wait([future]))
+        await asyncio.sleep(0)
+        future.set_result(None)
+        await asyncio.wait_for(waiting, 0.2)
+
+    asyncio.run(wait())
 
 
 @reproduction
@@ -335,6 +492,7 @@ def _told(conflict: Conflict | None) -> list[str] | None:
 def main(name: str, url: str) -> None:
     try:
         REPRODUCTIONS[name](url)
+        print(json.dumps({"error": "", "exception": None, "traceback": None, "repr": None}), flush=True)
     except Exception as error:  # noqa: BLE001  # whatever it raises is the result
         text = "".join(traceback.format_exception(error))
         result = {

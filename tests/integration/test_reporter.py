@@ -74,6 +74,19 @@ def test_a_bad_name_is_refused(name: str) -> None:
         pass
 
 
+def test_a_process_reports_itself_once(redis_url: str) -> None:
+    one, other = Celery(broker=redis_url, set_as_current=False), Celery(broker=redis_url, set_as_current=False)
+    with loopwatch.report(one, name="api"):
+        for app, name in ((other, "script"), (one, "api")):
+            with (
+                pytest.raises(ConfigurationError, match=f"{name}@.*as 'api@.*count twice"),
+                loopwatch.report(app, name=name),
+            ):
+                pass
+    with loopwatch.report(other, name="script"):
+        pass
+
+
 def test_a_broker_that_hangs_is_survived(broker: Server) -> None:
     node = f"script@{HOST}"
     with Listener(broker.url) as listener, loopwatch.report(listener.app, name="script", interval=0.1):

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwatch.telemetry import catalogue, wire
-from loopwatch.telemetry.channel import Channel, Children, Writer, forget_unused_pools, merge_gauges
+from loopwatch.telemetry.channel import Channel, Writer
+from loopwatch.telemetry.children import Children, forget_unused_pools, gather_gauges, merge_gauges
 from loopwatch.telemetry.stats import STATS
 from loopwatch.telemetry.wire import ChildSnapshot
 
@@ -81,6 +82,112 @@ def test_sums_never_fall_and_lose_nothing(steps: list[tuple[int, bool, int]]) ->
         assert now >= before
         before = now
     assert before == total
+
+
+class _Life:
+    """A child as the parent may see it: what it counts, what of that it tells, and how."""
+
+    def __init__(self, pid: int, nonce: str, slot: int) -> None:
+        self.pid, self.nonce, self.slot = pid, nonce, slot
+        self.seq = self.count = self.told = 0
+        self.past: list[list[bytes]] = []
+
+    def speak(self, amount: int) -> list[bytes]:
+        """A new snapshot, in parts."""
+        self.seq += 1
+        self.count += amount
+        rows: dict[wire.Labels, wire.Value] = {("q", f"{part}"): self.count for part in range(20)}
+        gauges: wire.Table = {"g": {(self.nonce,): 1.0}}
+        datagrams = wire.encode_child(
+            ChildSnapshot(self.pid, self.nonce, self.slot, self.seq, {COUNTER.wire_name: rows}, gauges), limit=300
+        )
+        assert len(datagrams) > 1
+        self.past.append(datagrams)
+        return datagrams
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_whatever_arrives_in_whatever_order_sums_only_grow(data: st.DataObject) -> None:
+    """Snapshots in parts, lost parts, repeated and outdated ones, deaths, reused pids, slots that two share."""
+    children = Children()
+    lives: dict[int, _Life] = {}
+    buried: list[_Life] = []
+    before: dict[wire.Labels, float] = {}
+    for number in range(data.draw(st.integers(1, 25))):
+        pid = data.draw(st.integers(1, 3))
+        life = lives.get(pid)
+        if life is None:
+            life = lives[pid] = _Life(pid, f"life-{number}", slot=data.draw(st.integers(0, 1)))
+        match data.draw(st.sampled_from(["speaks", "loses a part", "repeats itself", "is interrupted", "dies"])):
+            case "speaks":
+                for datagram in life.speak(data.draw(st.integers(0, 5))):
+                    children.add(datagram)
+                life.told = life.count
+            case "loses a part":
+                parts = life.speak(1)
+                del parts[data.draw(st.integers(0, len(parts) - 1))]
+                for datagram in parts:
+                    children.add(datagram)
+            case "repeats itself" if life.past:
+                for datagram in data.draw(st.sampled_from(life.past)):
+                    children.add(datagram)
+            case "is interrupted":
+                children.add(life.speak(1)[0])
+            case "dies":
+                children.bury({pid})
+                buried.append(lives.pop(pid))
+        rows = children.counters().get(COUNTER.wire_name, {})
+        now = {labels: value for labels, value in rows.items() if isinstance(value, (int, float))}
+        assert all(now.get(labels, 0) >= value for labels, value in before.items())
+        assert now.get(("q", "0"), 0) >= sum(known.told for known in (*lives.values(), *buried))
+        # All rows of a snapshot are of one moment, whatever became of its parts.
+        assert len(set(now.values())) <= 1
+        before = now
+        shown = {labels[0] for table in children.gauges().values() for labels in table["g"]}
+        assert shown <= {known.nonce for known in lives.values()}
+
+
+def test_children_that_share_a_slot_are_both_shown() -> None:
+    """For a moment there are two: the one that exits, and the one that takes its place."""
+    children = Children()
+    children.add(_datagram(1, "a", 1, 5))
+    children.add(_datagram(2, "b", 1, 7))
+    assert children.gauges() == {0: {"g": {(): 12.0}}}
+
+
+def test_label_sets_of_the_dead_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwatch.telemetry.children.MAX_DEAD_SERIES", 3)
+    children = Children()
+    lost = 0
+    for pid in range(5):
+        rows: dict[wire.Labels, wire.Value] = {LABELS: 1, ("q", f"operation-{pid}"): 1}
+        (datagram,) = wire.encode_child(ChildSnapshot(pid, "a", 0, 1, {COUNTER.wire_name: rows}))
+        children.add(datagram)
+        lost += children.bury({pid})
+    assert lost == 3
+    assert len(children.counters()[COUNTER.wire_name]) == 3
+    assert _sum(children) == 5
+
+
+def test_what_has_no_slot_is_told_once_and_reads_the_same() -> None:
+    running, info = catalogue.TASK_OLDEST_RUNNING.wire_name, catalogue.POOL_INFO.wire_name
+    checked, loops = catalogue.POOL_CHECKED_OUT.wire_name, catalogue.LOOPS.wire_name
+    gauges: dict[int, wire.Table] = {
+        slot: {
+            running: {("q",): float(slot)},
+            info: {("main", "sqlalchemy", "db"): 1},
+            checked: {("q", "main"): 2},
+            loops: {(): 1},
+        }
+        for slot in (1, 2)
+    }
+    gather_gauges(gauges, 0)
+    assert gauges == {
+        0: {running: {("q",): 2.0}, info: {("main", "sqlalchemy", "db"): 1}, checked: {("q", "main"): 4}},
+        1: {loops: {(): 1}},
+        2: {loops: {(): 1}},
+    }
 
 
 def test_gauges_of_two_processes_in_one_slot_are_merged_as_the_family_says() -> None:

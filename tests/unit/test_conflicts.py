@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 import pytest
+from celery.exceptions import Retry
+from celery.utils.serialization import UnpickleableExceptionWrapper, get_pickleable_exception
 
+from loopwatch import conflict_patterns, conflicts
 from loopwatch.conflicts import MESSAGE_LIMIT, Conflict, classify, count_once
 from loopwatch.errors import LoopConflictError
 from loopwatch.telemetry import catalogue
@@ -19,6 +25,7 @@ ADL = (
 )
 UVLOOP = "unable to perform operation on <TCPTransport closed=True reading=False 0x5581>; the handler is closed"
 STATEMENT = 'prepared statement "__asyncpg_stmt_6__" already exists'
+LATER: Any = 180  # typed as numbers.Real, which is nobody's
 SQL = "\n[SQL: INSERT INTO t\nVALUES (1)]\n[parameters: ()]\n(Background on this error at: https://sqlalche.me/e/20/x)"
 
 TABLE = [
@@ -50,6 +57,14 @@ TABLE = [
         "cannot use Connection.transaction() in a manually started transaction" + SQL,
         "fork_shared",
     ),
+    # SQLAlchemy 2.1 leaves the driver's class out.
+    (
+        Exception,
+        "(sqlalchemy.dialects.postgresql.asyncpg.InterfaceError) "
+        "cannot use Connection.transaction() in a manually started transaction" + SQL,
+        "fork_shared",
+    ),
+    (Exception, f"(sqlalchemy.dialects.postgresql.asyncpg.ProgrammingError) {STATEMENT}{SQL}", "fork_shared"),
 ]
 
 AFTERMATH = [
@@ -88,6 +103,34 @@ def test_every_row_of_the_table(error_type: type[Exception], message: str, kind:
         assert conflict is not None, seen
         assert conflict.kind == kind
         assert len(conflict.message) <= MESSAGE_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("table", "index"),
+    [(table, index) for table in ("DEFINITE", "AMBIGUOUS") for index in range(len(getattr(conflict_patterns, table)))],
+)
+def test_no_row_does_anothers_work(monkeypatch: pytest.MonkeyPatch, table: str, index: int) -> None:
+    """Taken out, some message of `TABLE` is no longer told: so each row is tested."""
+    rows = list(getattr(conflicts, table))
+    del rows[index]
+    monkeypatch.setattr(conflicts, table, rows)
+    assert any(classify(message) is None for _, message, _ in TABLE)
+
+
+@pytest.mark.parametrize("index", range(len(conflict_patterns.OWN)))
+def test_no_row_of_our_own_error_does_anothers_work(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    texts = []
+    for kind, word in (("fork_shared", "by the parent of a fork"), ("closed_loop", "closed"), ("cross_loop", "x")):
+        error = LoopConflictError(f"refused: {word}", resource="redis", kind=kind)
+        texts += [(kind, repr(error)), (kind, _traceback_of(error))]
+    for kind, text in texts:
+        assert (found := classify(text)) is not None
+        assert found.kind == kind
+    rows = list(conflict_patterns.OWN)
+    del rows[index]
+    monkeypatch.setattr(conflicts, "OWN", rows)
+    told = [(found.kind if (found := classify(text)) else None) == kind for kind, text in texts]
+    assert not all(told)
 
 
 @pytest.mark.parametrize("message", NOT_OURS)
@@ -214,6 +257,19 @@ def test_an_exception_without_a_text() -> None:
         (f"RuntimeError: {ADL}", "asyncpg"),
         ("<asyncio.locks.Lock object at 0x7f> is bound to a different event loop", "asyncio"),
         ("redis.exceptions.ConnectionError: Event loop is closed", "redis"),
+        ("<Queue at 0x7f maxsize=5 _getters[1]> is bound to a different event loop", "asyncio"),
+        ("httpx.ConnectError: Event loop is closed", "httpx"),
+        ("openai.APIConnectionError: Event loop is closed", "httpx"),
+        ("aiohttp.client_exceptions.ClientError: Event loop is closed", "aiohttp"),
+        ("grpc.aio.UsageError: Event loop is closed", "grpc"),
+        (f"grpc.aio._call.AioRpcError: {ADL.replace('BaseProtocol._on_waiter_completed()', 'x')}", "grpc"),
+        ("X: cannot use Connection.transaction() in a manually started transaction", "asyncpg"),
+        ("E: (redis.exceptions.ConnectionError) Event loop is closed", "redis"),
+        ("E: (sqlalchemy.exc.DBAPIError) Event loop is closed", "sqlalchemy"),
+        ("E: (aiohttp.ClientError) Event loop is closed", "aiohttp"),
+        ("E: (grpc.RpcError) Event loop is closed", "grpc"),
+        (f"E: (asyncpg.exceptions.DuplicatePreparedStatementError) {STATEMENT}", "asyncpg"),
+        ("E: (httpx.ConnectError) Event loop is closed", "httpx"),
         ("Event loop is closed", "unknown"),
         (f"asyncpg.exceptions.DuplicatePreparedStatementError: {STATEMENT}", "asyncpg"),
         (f"sqlalchemy.exc.ProgrammingError: (sqlalchemy.dialects.postgresql.asyncpg.X) {STATEMENT}", "sqlalchemy"),
@@ -254,6 +310,33 @@ def test_the_resource_by_a_traceback_s_files(files: list[str], resource: str) ->
     frames = "".join(f'  File "{path}", line 3, in f\n    await g()\n' for path in files)
     text = f"Traceback (most recent call last):\n{frames}RuntimeError: Event loop is closed\n"
     assert (conflict := classify(text)) is not None
+    assert conflict.resource == resource
+
+
+@pytest.mark.parametrize(("hint", "resource"), conflicts._HINTS)
+def test_every_hint_tells_its_resource(hint: str, resource: str) -> None:
+    conflict = classify(f"Error: {hint} Event loop is closed")
+    assert conflict is not None
+    assert conflict.resource == resource
+
+
+@pytest.mark.parametrize(
+    ("package", "resource"),
+    [
+        *[(name, name) for name in ("sqlalchemy", "asyncpg", "redis", "httpx", "aiohttp", "grpc")],
+        *[(name, "httpx") for name in ("httpx2", "httpcore", "httpcore2", "openai", "anthropic")],
+    ],
+)
+def test_every_package_is_known_by_its_files_its_frames_and_its_errors(package: str, resource: str) -> None:
+    text = f'Traceback\n  File "/v/lib/python3.12/site-packages/{package}/x.py", line 3, in f\nE: Event loop is closed'
+    assert (conflict := classify(text)) is not None
+    assert conflict.resource == resource
+    with pytest.raises(RuntimeError) as raised:
+        exec("raise RuntimeError('Event loop is closed')", {"__name__": f"{package}.client"})
+    assert (conflict := classify(raised.value)) is not None
+    assert conflict.resource == resource
+    theirs = type("TheirError", (Exception,), {"__module__": f"{package}.errors"})
+    assert (conflict := classify(theirs("Event loop is closed"))) is not None
     assert conflict.resource == resource
 
 
@@ -341,6 +424,63 @@ def test_an_exception_that_takes_no_mark_is_counted(counted: tuple[str, ...]) ->
 
     assert count_once(FrozenError("Event loop is closed"), source="exception") is not None
     assert STATS.value(catalogue.LOOP_CONFLICTS, counted) == 1
+
+
+# ---------------------------------------------------------------- what Celery makes of an exception
+class _UnpickleableError(Exception):
+    def __reduce__(self) -> str:
+        raise TypeError("no")
+
+
+def _retried(error: Exception) -> Retry:
+    """As `self.retry(exc=error)` in an ``except`` raises it."""
+    try:
+        try:
+            raise error
+        except (RuntimeError, _UnpickleableError) as reason:
+            raise Retry(exc=reason, when=LATER)  # noqa: B904  # as Celery does
+    except Retry as retry:
+        return retry
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, _UnpickleableError])
+def test_a_conflict_that_was_counted_and_is_retried_is_one(counted: tuple[str, ...], kind: type[Exception]) -> None:
+    """The Retry's text quotes it, and what cannot be pickled is in it as a copy without a mark."""
+    error = kind("Event loop is closed")
+    count_once(error, source="exception")
+    conflict = count_once(_retried(error), source="exception")
+    assert conflict == Conflict("closed_loop", "unknown", "Event loop is closed")
+    assert STATS.value(catalogue.LOOP_CONFLICTS, counted) == 1
+
+
+def test_a_retry_alone_tells_its_reason() -> None:
+    retry = Retry(exc=RuntimeError("Event loop is closed"), when=LATER)  # as it is after pickling: no context
+    assert (conflict := classify(retry)) is not None
+    assert conflict.message == "Event loop is closed"
+    assert classify(Retry(exc=ValueError("no"), when=LATER)) is None
+    assert classify(Retry("Event loop is closed")) is not None  # a text of its own
+
+
+def test_what_celery_makes_of_an_exception_that_cannot_be_pickled() -> None:
+    wrapped = get_pickleable_exception(_UnpickleableError("Event loop is closed"))
+    assert isinstance(wrapped, UnpickleableExceptionWrapper)
+    for seen in (wrapped, repr(wrapped), str(wrapped), f"celery.x.UnpickleableExceptionWrapper: {wrapped}"):
+        assert (conflict := classify(seen)) is not None
+        assert conflict.kind == "closed_loop"
+    # Its chain is lost; the traceback of the event tells it.
+    error: Any = _raised_from(_UnpickleableError("no"), RuntimeError(ADL))
+    assert classify(get_pickleable_exception(error)) is None
+    assert classify(_traceback_of(error)) is not None
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, partial(LoopConflictError, resource="redis", kind="closed_loop")])
+def test_a_mark_survives_pickling(counted: tuple[str, ...], kind: Callable[[str], Exception]) -> None:
+    """From the child to the parent, where Celery's signals may meet it again."""
+    error = kind("Event loop is closed")
+    count_once(error, source="exception")
+    before = STATS.counters()
+    count_once(pickle.loads(pickle.dumps(error)), source="exception")
+    assert STATS.counters() == before
 
 
 def _traceback_of(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from celery.concurrency.prefork import TaskPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Exchange, Queue, binding
+from kombu.common import Broadcast
 
 from loopwatch.celery.identity import MAX_KNOWN, UNKNOWN, Queues, pool_name, slot, topic_matches
 
@@ -19,7 +20,8 @@ QUEUES = [
     Queue("logs", Exchange("direct"), "rk.logs"),
     Queue("default", Exchange("direct"), "rk.default"),
     Queue("tq", Exchange("topics", type="topic"), "content.#"),
-    Queue("all", Exchange("everybody", type="fanout"), ""),
+    Queue("all", Exchange("everybody", type="fanout"), "to.all"),
+    Broadcast("tasks"),
     Queue("several", bindings=[binding(Exchange("direct"), "rk.one"), binding(Exchange("direct"), "rk.two")]),
 ]
 
@@ -43,8 +45,13 @@ def _queues(*consumed: str) -> Queues:
         ("topics", "other", UNKNOWN),
         ("everybody", "whatever", "all"),
         ("direct", "rk.two", "several"),
-        ("direct", "0." * 26 + "1.0.rk.default", "default"),
+        ("celery_delayed_delivery", "0." * 26 + "1.0.content.a", "tq"),
+        ("celery_delayed_delivery", "0." * 26 + "1.0.content.#", "tq"),  # sent to the queue: by its own pattern
+        ("celery_delayed_delivery", "0." * 26 + "1.0.to.all", "all"),
+        ("celery_delayed_delivery", "0." * 26 + "1.0.rk.logs", UNKNOWN),  # direct exchanges are not delayed
+        ("prefix_celery_delayed_delivery", "0." * 26 + "1.0.content.a", "tq"),
         ("direct", "0.1.rk.default", UNKNOWN),
+        ("tasks", "", "tasks"),
         ("direct", "an attacker's", UNKNOWN),
         ("elsewhere", "rk.logs", UNKNOWN),
         (None, None, UNKNOWN),
@@ -57,6 +64,12 @@ def test_a_route_leads_to_its_queue(exchange: str | None, key: str | None, queue
 def test_a_worker_of_one_queue_knows_it() -> None:
     assert _queues("logs").of({"exchange": "elsewhere", "routing_key": "x"}) == "logs"
     assert _queues("logs").of(None) == "logs"
+
+
+def test_a_broadcast_is_called_by_its_name_not_by_that_of_its_latest_queue() -> None:
+    queues = _queues("tasks")
+    assert queues.consumed() == ["tasks"]
+    assert queues.of({"exchange": "elsewhere", "routing_key": "x"}) == "tasks"
 
 
 def test_a_queue_that_the_worker_consumes_goes_before_another_with_the_same_route() -> None:

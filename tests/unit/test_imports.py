@@ -23,9 +23,15 @@ MONITOR_MAY_USE = {
 }
 PURE_MODULES = {
     "loopwatch.per_loop",
+    "loopwatch.conflict_patterns",
     "loopwatch.conflicts",
     "loopwatch.errors",
+    "loopwatch.loop_end",
+    "loopwatch.reach",
+    "loopwatch.redact",
     "loopwatch.sockets",
+    "loopwatch.stacks",
+    "loopwatch.telemetry.conflict_reports",
     "loopwatch.telemetry.stats",
     "loopwatch.telemetry.wire",
     "loopwatch.telemetry.catalogue",

@@ -8,14 +8,18 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
+import anyio
 import pytest
 import uvloop
 
 from loopwatch import PerLoop
-from loopwatch.per_loop import DISPOSE_TIMEOUT
+from loopwatch.loop_end import DISPOSE_TIMEOUT
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
+
+pytest_plugins = ["pytester"]
 
 
 class Thing:
@@ -73,7 +77,7 @@ def test_live_loops_keep_their_values(things: PerLoop[Thing], loops: list[asynci
     assert [loop.run_until_complete(get(things)) for loop in loops] == made
     assert dict(things.live()) == dict(zip(loops, made, strict=True))
     assert list(things) == made
-    assert repr(things) == "<PerLoop 'things' loops=3>"
+    assert repr(things) == "<PerLoop 'things' loops=3 running=0 idle=3 closed=0>"
 
 
 def test_the_entry_of_a_loop_that_was_just_closed_is_swept_by_the_next_one(
@@ -138,8 +142,11 @@ def test_a_perloop_that_is_dropped_ends_its_value_on_its_loop() -> None:
     async def drop() -> Thing:
         dropped = PerLoop(Thing, dispose=end)
         thing = dropped.get()
-        del dropped
-        gc.collect()
+        gc.disable()  # the collector may be far: there must be no cycle
+        try:
+            del dropped
+        finally:
+            gc.enable()
         async with asyncio.timeout(5):
             while not thing.ended_on:  # noqa: ASYNC110  # the collector has no event to wait for
                 await asyncio.sleep(0.001)
@@ -209,7 +216,7 @@ def test_aclose_ends_the_value_now_and_the_next_one_is_new(things: PerLoop[Thing
 def test_a_disposal_that_fails_or_hangs_does_not_keep_the_loop(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopwatch.per_loop.DISPOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("loopwatch.loop_end.DISPOSE_TIMEOUT", 0.05)
     assert DISPOSE_TIMEOUT < 30  # the real one is bounded too
 
     async def fail(_: Thing) -> None:
@@ -223,8 +230,159 @@ def test_a_disposal_that_fails_or_hangs_does_not_keep_the_loop(
         asyncio.run(get(things))
     assert [record.getMessage() for record in caplog.records] == [
         "the disposal of fail on its loop failed: OSError: gone",
-        "the disposal of hang on its loop failed: TimeoutError: ",
+        "the disposal of hang on its loop failed: TimeoutError: not done after 0.05 s",
     ]
+
+
+def test_a_disposal_that_heeds_no_cancellation_is_left_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopwatch.loop_end.DISPOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("loopwatch.loop_end.UNHEEDED", 0.05)
+
+    async def use() -> None:
+        goes_on = asyncio.Event()
+
+        async def resist(_: Thing) -> None:
+            while not goes_on.is_set():
+                with suppress(asyncio.CancelledError):
+                    await goes_on.wait()
+
+        things = PerLoop(Thing, dispose=resist, name="resists")
+        things.get()
+        async with asyncio.timeout(30):
+            await things.aclose()
+        goes_on.set()
+
+    asyncio.run(use())
+    (record,) = caplog.records
+    assert "the disposal of resists on its loop failed: TimeoutError" in record.getMessage()
+
+
+def test_aclose_waits_for_a_factory_that_is_under_way_and_ends_what_it_made() -> None:
+    async def ask() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def make() -> Thing:
+            begun.set()
+            await go_on.wait()
+            return Thing()
+
+        things: PerLoop[Thing] = PerLoop(make, dispose=end)
+        asking = asyncio.create_task(things.aget())
+        await begun.wait()
+        closing = asyncio.create_task(things.aclose())
+        await asyncio.sleep(0)
+        go_on.set()
+        await closing
+        assert len(things) == 0
+        assert (await asking).ended_on == [asyncio.get_running_loop()]
+
+    asyncio.run(ask())
+
+
+def test_a_dispose_may_be_any_function() -> None:
+    ended: list[object] = []
+
+    async def entered() -> Thing:
+        return Thing()
+
+    async def ask(things: PerLoop[Thing]) -> None:
+        await things.aget()
+
+    for dispose in (ended.append, lambda thing: end(thing), end):
+        asyncio.run(ask(PerLoop(entered, dispose=dispose)))
+    assert len(ended) == 1
+
+    @asynccontextmanager
+    async def manager() -> AsyncIterator[str]:
+        yield "value"
+        ended.append("left")
+
+    async def use() -> str:
+        managers: PerLoop[AbstractAsyncContextManager[str]] = PerLoop(
+            manager, dispose=lambda it: it.__aexit__(None, None, None)
+        )
+        return await managers.get().__aenter__()
+
+    assert asyncio.run(use()) == "value"
+    assert ended[1:] == ["left"]
+
+
+def test_its_repr_says_what_its_loops_do(things: PerLoop[Thing], loops: list[asyncio.AbstractEventLoop]) -> None:
+    async def look() -> str:
+        things.get()
+        return repr(things)
+
+    loops[0].run_until_complete(look())
+    loops[1].run_until_complete(get(things))
+    loops[1].close()
+    assert loops[0].run_until_complete(look()) == "<PerLoop 'things' loops=2 running=1 idle=0 closed=1>"
+
+
+def test_under_anyio(things: PerLoop[Thing]) -> None:
+    made = [anyio.run(get, things) for _ in range(2)]
+    assert len(set(made)) == 2
+    assert all(thing.ended_on == [thing.loop] for thing in made)
+
+
+UNDER_PYTEST = """
+    import asyncio
+    import pytest
+    from loopwatch import PerLoop
+
+    ended = []
+    async def end(value):
+        ended.append(asyncio.get_running_loop())
+    things = PerLoop(object, dispose=end)
+    seen = {}
+
+    def note(name):
+        seen.setdefault(name, set()).add(id(things.get()))
+
+    async def test_function_1(): note("function")
+    async def test_function_2(): note("function")
+
+    @pytest.mark.asyncio(loop_scope="module")
+    async def test_module_1(): note("module")
+    @pytest.mark.asyncio(loop_scope="module")
+    async def test_module_2(): note("module")
+
+    @pytest.mark.asyncio(loop_scope="session")
+    async def test_session_1(): note("session")
+    @pytest.mark.asyncio(loop_scope="session")
+    async def test_session_2(): note("session")
+
+    @pytest.fixture(params=["asyncio"])
+    def anyio_backend(request): return request.param
+    @pytest.mark.anyio
+    async def test_anyio(): note("anyio")
+
+    def test_values_were_as_long_lived_as_their_loops():
+        assert {name: len(ids) for name, ids in seen.items()} == {"function": 2, "module": 1, "session": 1, "anyio": 1}
+        asyncio.run(get())  # sweeps
+        assert len(things) == 2  # the module's and the session's
+
+    async def get():
+        things.get()
+"""
+
+
+def test_under_pytest_asyncio_and_anyio_s_plugin(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_loops=UNDER_PYTEST,
+        test_zz_afterwards="""
+            from test_loops import ended, things
+            async def test_the_module_has_ended():
+                assert len(things) == 1  # the session's
+                assert len(ended) == 5
+        """,
+    )
+    pytester.makeini(
+        "[pytest]\nfilterwarnings = error\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=9)
 
 
 def test_many_threads_each_with_many_loops(things: PerLoop[Thing]) -> None:
@@ -257,11 +415,21 @@ def test_misuse_says_what_to_write() -> None:
         PerLoop(list).get()
     with pytest.raises(TypeError, match="a function that makes a value"):
         PerLoop("redis://localhost")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="a function as dispose="):
+        PerLoop(list, dispose="close")  # type: ignore[call-overload]
 
     async def make() -> str:
         return ""
 
+    async def generate() -> AsyncIterator[str]:
+        yield ""
+
+    with pytest.raises(TypeError, match=r"not a coroutine: .* write `make` instead of `make\(\)`"):
+        PerLoop(make())  # type: ignore[call-overload]
+
     async def ask() -> None:
+        with pytest.raises(TypeError, match="is an async generator function: let it `return` the value"):
+            PerLoop(generate).get()
         with pytest.raises(TypeError, match=r"await \.\.\.\.aget\(\)"):
             PerLoop(make).get()
 

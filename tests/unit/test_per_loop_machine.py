@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from loopwatch import PerLoop
 from loopwatch.per_loop import sweep
@@ -37,8 +37,10 @@ class Value:
     loop: AbstractEventLoop
     disposed: list[AbstractEventLoop] = field(default_factory=list)
     sockets_closed: int = 0
+    sockets_neutralised: int = 0
 
     def fileno(self) -> int:
+        self.sockets_neutralised += 1  # who asks is about to put /dev/null in its place
         return -1
 
     def close(self) -> None:
@@ -104,6 +106,7 @@ class Machine(RuleBasedStateMachine):
         STATS.reset()  # the process's table of series is bounded, and each example names its own
         self.threads: dict[AbstractEventLoop, ThreadPoolExecutor] = {}
         self.all: list[Kind] = []
+        self.forks = 0
 
     def run(self, loop: AbstractEventLoop, work: Coroutine[Any, Any, R]) -> R:
         return self.threads[loop].submit(loop.run_until_complete, work).result(30)
@@ -195,6 +198,21 @@ class Machine(RuleBasedStateMachine):
         for kind in self.all:
             assert [loop for loop, _ in kind.values.live() if loop.is_closed()] == []
 
+    @precondition(lambda self: self.forks < 2)  # 20 ms each
+    @rule()
+    def fork(self) -> None:
+        self.forks += 1
+        held = [value for kind in self.all for _, value in kind.values.live()]
+
+        def look_and_use() -> None:
+            assert [value.sockets_neutralised for value in held] == [1] * len(held)
+            for kind in self.all:
+                _look_and_use(kind)
+
+        assert _exit_code_of_child(look_and_use) == 0
+        assert [value for kind in self.all for _, value in kind.values.live()] == held
+        assert all(value.sockets_neutralised == 0 for value in held)  # in this process
+
     @rule(loop=loops)
     def drop(self, loop: AbstractEventLoop) -> None:
         """A `PerLoop` that its owner lets go of ends its value on its loop."""
@@ -209,6 +227,8 @@ class Machine(RuleBasedStateMachine):
             async with asyncio.timeout(30):
                 while not value.disposed:  # noqa: ASYNC110  # the finaliser's task tells nobody
                     await asyncio.sleep(0)
+                while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                    await asyncio.wait(others)
             return value
 
         value = self.run(loop, use_and_drop())
@@ -269,10 +289,10 @@ def _exit_code_of_child(check: Callable[[], object]) -> int:
 def _look_and_use(kind: Kind) -> None:
     """In the child: nothing is inherited, nothing of the parent's is ended, and a new loop has a value of its own."""
     assert len(kind.values) == 0
-    disposed = [list(value.disposed) for value in kind.made]
+    kind.fails_next = kind.disposal_fails = False
+    before = [(list(value.disposed), value.sockets_closed) for value in kind.made]
     asyncio.run(kind.ask(2))
-    assert [value.disposed for value in kind.made[:-1]] == disposed
-    assert all(value.sockets_closed == 0 for value in kind.made)
+    assert [(value.disposed, value.sockets_closed) for value in kind.made[:-1]] == before
     assert kind.made[-1].disposed == [kind.made[-1].loop]
     assert STATS.value(catalogue.ENGINES_CREATED, (kind.name,)) == 1
 

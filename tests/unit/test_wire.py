@@ -14,7 +14,7 @@ from loopwatch.telemetry.wire import Assembler, ChildSnapshot, NodeInfo, NodeSna
 # No deadline: a machine under load is slow.
 relaxed = settings(deadline=None, max_examples=50)
 
-numbers = st.integers(0, 2**53) | st.floats(0, 1e15, allow_nan=False)
+numbers = st.integers(0, 2**53) | st.floats(0, 1e9, allow_nan=False).map(lambda seconds: round(seconds, 6))
 values = numbers | st.lists(numbers, min_size=2, max_size=15)
 labels = st.lists(st.text(max_size=20), max_size=4).map(tuple)
 tables = st.dictionaries(st.text(min_size=1, max_size=20), st.dictionaries(labels, values, min_size=1), max_size=5)

@@ -16,11 +16,12 @@ from typing import Annotated, ClassVar, TypeAlias, get_args
 
 import msgspec
 
-from loopwatch.telemetry.wire import EVENT_TYPE
+from loopwatch.telemetry.wire import CONFLICT_TYPE, EVENT_TYPE
 
 __all__ = [
     "REASONS",
     "AnyEvent",
+    "ConflictReport",
     "Event",
     "OtherEvent",
     "Snapshot",
@@ -174,6 +175,25 @@ class Snapshot(Event, tag=EVENT_TYPE):
     stopping: bool = False
 
 
+class ConflictReport(Event, tag=CONFLICT_TYPE):
+    """A loop conflict, whole; `loopwatch.telemetry.conflict_reports.ConflictReport` says what the fields mean. It is in
+    its node's counters already.
+    """
+
+    kind = CONFLICT_TYPE
+    version: int
+    conflict_kind: str
+    resource: str
+    source: str
+    message: str
+    task_name: str = ""
+    task_id: str = ""
+    queue_name: str = ""
+    made_at: str = ""
+    used_at: str = ""
+    occurred: float = 0.0
+
+
 class OtherEvent(msgspec.Struct):
     """An event of a type that the monitor has no use for (a custom one, or a newer Celery's)."""
 
@@ -193,6 +213,7 @@ AnyEvent: TypeAlias = (
     | WorkerHeartbeat
     | WorkerOffline
     | Snapshot
+    | ConflictReport
 )
 _KINDS = frozenset(event.kind for event in get_args(AnyEvent))
 _one = msgspec.json.Decoder(AnyEvent)

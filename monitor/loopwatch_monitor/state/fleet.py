@@ -28,6 +28,7 @@ class Fleet:
         runtime_buckets, wait_buckets: upper bounds in seconds.
         default_queue: Celery's default queue.
         on_duplicate: told a node name under which two nodes live.
+        on_conflict: told a loop conflict that was reported whole.
         max_tasks: the most tasks that are remembered at once.
     """
 
@@ -41,6 +42,7 @@ class Fleet:
         wait_buckets: tuple[float, ...] = catalogue.TASK_QUEUE_WAIT.buckets,
         default_queue: str = "celery",
         on_duplicate: Callable[[str], None] = lambda hostname: None,
+        on_conflict: Callable[[decode.ConflictReport], None] = lambda report: None,
         max_tasks: int = MAX_TASKS,
     ) -> None:
         self.labels = labels
@@ -64,6 +66,7 @@ class Fleet:
             limit=max_tasks,
         )
         self.early = Early()
+        self._on_conflict = on_conflict
         tasks = self.tasks
         self._task_folds: dict[type[decode.Event], Callable[..., tuple[str, str] | None]] = {
             decode.TaskReceived: tasks.received,
@@ -85,6 +88,8 @@ class Fleet:
         event.hostname = cut(event.hostname)
         if isinstance(event, decode.Snapshot):
             self.processes.fold(event, now)
+        elif isinstance(event, decode.ConflictReport):
+            self._on_conflict(event)
         elif isinstance(event, decode.TaskSent):
             self._fold_sent(event, now)
         elif not isinstance(event, decode.TaskEvent):

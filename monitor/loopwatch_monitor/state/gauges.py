@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
@@ -12,8 +13,9 @@ from loopwatch_monitor.intake.decode import Snapshot
 from loopwatch_monitor.state.labels import cut
 from loopwatch_monitor.state.totals import full_labels
 
-__all__ = ["Databases", "Gauges", "databases", "merge_gauges", "read_gauges"]
+__all__ = ["Databases", "Gauges", "databases", "merge_gauges", "merge_rows", "read_gauges"]
 
+Key = TypeVar("Key")
 Gauges = dict[Metric, dict[Values, float]]
 Databases = dict[str, tuple[float, float]]
 """By database: connections that may be opened, and connections that are open."""
@@ -47,7 +49,15 @@ def merge_gauges(processes: Iterable[Gauges]) -> Gauges:
     return merged
 
 
-def _add(rows: dict[Values, float], metric: Metric, values: Values, value: float) -> None:
+def merge_rows(metric: Metric, rows: Iterable[tuple[str, float]]) -> Iterator[tuple[str, float]]:
+    """The series of several nodes, where those that have one label text become one."""
+    merged: dict[str, float] = {}
+    for text, value in rows:
+        _add(merged, metric, text, value)
+    return iter(merged.items())
+
+
+def _add(rows: dict[Key, float], metric: Metric, values: Key, value: float) -> None:
     known = rows.get(values)
     if known is not None:
         value = max(known, value) if metric.merge == "max" else known + value

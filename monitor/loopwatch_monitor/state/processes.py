@@ -21,7 +21,7 @@ from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Labels as Values
 from loopwatch.telemetry.wire import Value
 from loopwatch_monitor.intake.decode import Snapshot, SnapshotInfo
-from loopwatch_monitor.state.gauges import Databases, Gauges, databases, merge_gauges, read_gauges
+from loopwatch_monitor.state.gauges import Databases, Gauges, databases, merge_gauges, merge_rows, read_gauges
 from loopwatch_monitor.state.labels import Labels, cut
 from loopwatch_monitor.state.ledger import Ledger, Now
 from loopwatch_monitor.state.totals import Totals, full_labels, grown, highest
@@ -160,8 +160,9 @@ class Processes:
 
     def samples(self, metric: Metric) -> Iterator[tuple[str, float]]:
         """Label text and value of each series of a gauge that processes report."""
-        for node in self.nodes.values():
-            yield from node.gauges.get(metric, ())
+        rows = (row for node in self.nodes.values() for row in node.gauges.get(metric, ()))
+        # Where no label tells the nodes apart, they speak of the same thing: one series.
+        return rows if "hostname" in metric.labels else merge_rows(metric, rows)
 
     def databases(self) -> Databases:
         """The fleet's connections by database."""

@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from loopwatch.telemetry import catalogue
+from loopwatch.telemetry import catalogue, wire
+from loopwatch.telemetry.conflict_reports import ConflictReport
+from loopwatch_monitor.hub import MAX_TEXT, Hub
 from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.settings import Settings
 from tests.unit.monitor.monitored import WALL, Monitored
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "celery-events.json").read_text())
@@ -128,3 +133,31 @@ def test_series_are_bounded_held_ones_too() -> None:
     monitored.after(15)
     assert len(seen(monitored)) == 3
     assert monitored.series(catalogue.MONITOR_SERIES_DROPPED) == {'family="loopwatch_loop_conflicts_total"': 2}
+
+
+def test_a_conflict_that_is_reported_whole_is_logged_and_not_counted_again() -> None:
+    hub = Hub(Settings(broker_url="memory://"), status=BrokerStatus(up=True), version="1")
+    report = ConflictReport("cross_loop", "redis", "guard", "m" * 9_999, "app.store", "7", "logs", "a.py:1", "b.py:2")
+    body = {"type": wire.CONFLICT_TYPE, "hostname": "logs@h", "timestamp": 1.0, **report.to_fields()}
+    with capture_logs() as logged:
+        hub.receive(json.dumps(body).encode(), "application/json")
+    assert logged == [
+        {
+            "event": "loop_conflict_reported",
+            "log_level": "warning",
+            "hostname": "logs@h",
+            "kind": "cross_loop",
+            "resource": "redis",
+            "source": "guard",
+            "message": "m" * MAX_TEXT,
+            "task_name": "app.store",
+            "task_id": "7",
+            "queue_name": "logs",
+            "made_at": "a.py:1",
+            "used_at": "b.py:2",
+            "occurred": 0.0,
+        }
+    ]
+    page = hub.page().decode()
+    assert "loopwatch_loop_conflicts_total{" not in page
+    assert 'loopwatch_monitor_events_total{event="loopwatch-conflict"} 1' in page

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot
+from loopwatch.telemetry.conflict_reports import ConflictReport
+from loopwatch.telemetry.wire import CONFLICT_TYPE, EVENT_TYPE, NodeInfo, NodeSnapshot
 from loopwatch_monitor.intake import decode as events
 from loopwatch_monitor.intake.decode import REASONS, accepts, decode
 
@@ -44,6 +45,11 @@ POISON = {
     "a number that no float holds": (json.dumps(GOOD).replace("1.5", "1e999"), "field"),
     "an integer of 5,000 digits": (json.dumps(GOOD).replace("1.5", "9" * 5_000), "field"),
     "a snapshot without its fields": (json.dumps(GOOD | {"type": EVENT_TYPE}), "field"),
+    "a conflict without its fields": (json.dumps(GOOD | {"type": CONFLICT_TYPE}), "field"),
+    "a conflict with a number for its message": (
+        json.dumps(GOOD | {"type": CONFLICT_TYPE} | ConflictReport("k", "r", "s", "m").to_fields() | {"message": 7}),
+        "field",
+    ),
     "a snapshot with a string for a count": (
         json.dumps(
             NodeSnapshot("b", 1, 5.0, NodeInfo(), {}, {}).to_fields()
@@ -147,6 +153,17 @@ def test_a_snapshot_as_the_library_writes_it_is_read() -> None:
     assert event.info.queues == ["logs"]
     assert event.counters["pool_wait_seconds"] == [(["logs", "main"], [1] + [0] * 13 + [0.5])]
     assert event.gauges == {"0": {"loops": [([], 1)]}}
+
+
+def test_a_conflict_as_the_library_writes_it_is_read() -> None:
+    report = ConflictReport("cross_loop", "redis", "guard", "m", "app.store", "7", "logs", "a.py:1", "b.py:2", 3.5)
+    body = {"type": CONFLICT_TYPE, "hostname": "logs@h", "timestamp": 1.0, "pid": 1, "new": {}} | report.to_fields()
+    malformed: Counter[str] = Counter()
+    (event,) = decode(json.dumps(body).encode(), malformed)
+    assert isinstance(event, events.ConflictReport)
+    assert event.kind == CONFLICT_TYPE
+    assert {name: getattr(event, name) for name in report.to_fields()} == report.to_fields()
+    assert not malformed
 
 
 @given(st.lists(st.one_of(st.just(None), st.sampled_from(sorted(POISON))), max_size=8))

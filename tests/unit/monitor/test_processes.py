@@ -188,6 +188,15 @@ def test_the_fleet_against_its_database() -> None:
     assert monitored.series(catalogue.DATABASE_CONNECTIONS_USED) == {'database="roadmaps"': 9}
 
 
+def test_the_limit_of_a_database_is_one_series_and_the_highest_that_a_node_knows() -> None:
+    monitored = Monitored()
+    wire_name = catalogue.DATABASE_CONNECTIONS_LIMIT.wire_name
+    for hostname, limit in (("a@h", 200), ("b@h", 100)):
+        tables: dict[int, Table] = {slot: {wire_name: {("roadmaps",): limit}} for slot in (0, 1)}
+        monitored.snapshot(hostname=hostname, gauges=tables)
+    assert monitored.series(catalogue.DATABASE_CONNECTIONS_LIMIT) == {'database="roadmaps"': 200}
+
+
 def test_gauges_go_after_three_silent_intervals_and_counters_stay_until_the_purge() -> None:
     monitored = Monitored(purge=600)
     monitored.snapshot(counters=created(3), gauges={0: pool()}, interval=5.0)

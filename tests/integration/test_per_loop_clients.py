@@ -1,0 +1,91 @@
+"""`PerLoop` of clients that loopwatch does not know, on real servers: nothing leaks, and a fork harms neither side."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from loopwatch import PerLoop
+from loopwatch.per_loop import sweep
+from tests.integration.clients import Use, fetch, make_pools, make_sessions, query
+from tests.integration.http_server import HTTPServer, serve
+from tests.integration.pg import eventually_sessions, plain
+
+
+@pytest.fixture
+def http() -> Iterator[HTTPServer]:
+    with serve() as server:
+        yield server
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("new", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("bare", [False, True], ids=["ended", "closed"])
+def test_however_a_loop_ends_nothing_is_left(
+    database_url: str, http: HTTPServer, new: Callable[[], asyncio.AbstractEventLoop], bare: bool
+) -> None:
+    clients: list[tuple[PerLoop, Use]] = [(make_pools(plain(database_url)), query), (make_sessions(), fetch)]  # type: ignore[type-arg]
+    before = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # asyncio and aiohttp tell of what was closed under them
+        for number in range(6):
+            loop = new()
+            for things, use in clients:
+                loop.run_until_complete(use(things, http.url))
+            if not bare:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+            gc.disable()  # the sockets are not to wait for the collector
+            try:
+                loop.close()
+                sweep()
+                assert eventually_sessions(database_url, 0) == 0
+                assert http.become(0)
+            finally:
+                gc.enable()
+            gc.collect()
+            before = before or descriptors()
+            assert number == 0 or descriptors() <= before
+
+
+@pytest.mark.parametrize("when", ["open", "making", "disposing"])
+@pytest.mark.parametrize("flavour", ["asyncio", "uvloop"])
+def test_a_fork_at_any_moment_harms_neither_side(database_url: str, http: HTTPServer, flavour: str, when: str) -> None:
+    program = subprocess.Popen(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "tests.integration.clients",
+            plain(database_url),
+            http.url,
+            flavour,
+            when,
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ended\n", program.stderr and program.stderr.read()
+        # The parent has ended its clients; the child lives and holds nothing of them.
+        assert eventually_sessions(database_url, 0) == 0
+        assert http.become(0)
+        out, errors = program.communicate(timeout=60)
+        assert out == "ok\n", errors
+    finally:
+        program.kill()
+        program.communicate()
