@@ -29,6 +29,11 @@ class Stack:
 
     frames: tuple[tuple[str, int, str], ...]
 
+    @property
+    def innermost(self) -> str:
+        """``file:line``; empty when there is no frame."""
+        return "".join(f"{file}:{line}" for file, line, _ in self.frames[:1])
+
     def text(self) -> str:
         """As Python prints a traceback; the source is read now."""
         summary = StackSummary.from_list([FrameSummary(*frame) for frame in reversed(self.frames)])
@@ -59,7 +64,7 @@ def users_part(stack: Stack) -> Stack:
 
 def caller() -> str:
     """The user's innermost frame, as ``file:line``; empty when there is none."""
-    return "".join(f"{file}:{line}" for file, line, _ in calling_stack(limit=1).frames)
+    return calling_stack(limit=1).innermost
 
 
 def _is_between(frame: FrameType) -> bool:

@@ -67,7 +67,7 @@ plan.limit = 300  # type: ignore[misc]
 # ------------------------------------------------------------------------------------------------ Redis, HTTP
 assert_type(loopwatch.redis_from_url("redis://localhost", max_connections=10), Redis)
 Redis(connection_pool=loopwatch.RedisConnectionPool.from_url("redis://localhost"))
-sentinel = Sentinel([("localhost", 26379)])
+sentinel = Sentinel([("localhost", 26379)])  # type: ignore[no-untyped-call]  # redis-py
 sentinel.master_for("mymaster", connection_pool_class=loopwatch.RedisSentinelPool)
 loopwatch.redis_from_url(b"redis://localhost")  # type: ignore[arg-type]
 assert_type(loopwatch.http_client(library="httpx", timeout=30), httpx.AsyncClient)
