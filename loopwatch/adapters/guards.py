@@ -1,10 +1,10 @@
 """The guard: a held connection may be used on its own loop only; another loop is refused before a byte is sent.
 
 By the time asyncio raises of its own accord it is too late. asyncpg: a connection that is used while its loop runs in
-another thread crashed the process in 15 of 150 trials. psycopg, aiomysql, asyncmy: with a statement of the owner's under
-way the other loop hung in 12 of 12 trials, and the owner then got the "bound to a different event loop", as their lock is
-an `asyncio.Lock`; aiosqlite: 5 of 12, and in the others the owner timed out. At rest psycopg and aiosqlite would work on
-another loop, but nobody can know that.
+another thread crashed the process in 15 of 150 trials. psycopg, aiomysql, asyncmy: with a statement of the owner's
+under way the other loop hung in 12 of 12 trials, and the owner then got the "bound to a different event loop", as their
+lock is an `asyncio.Lock`; aiosqlite: 5 of 12, and in the others the owner timed out. At rest psycopg and aiosqlite
+would work on another loop, but nobody can know that.
 
 What is guarded, whatever the driver, is SQLAlchemy's adapter of the connection with its cursors: whoever comes through
 SQLAlchemy is refused before the adapter's own state changes, let alone a byte is sent (a refused ``commit`` must leave
