@@ -187,10 +187,11 @@ def test_an_orphan_never_resumes_in_a_later_task(pool: Pool) -> None:
     assert before == after
 
 
-@pytest.mark.parametrize("how", ["revoke", "time_limit"])
+# eventlet's pool has no time limits.
+@pytest.mark.parametrize(
+    ("pool", "how"), [("gevent", "revoke"), ("gevent", "time_limit"), ("eventlet", "revoke")], indirect=["pool"]
+)
 def test_the_coroutine_of_a_greenlet_that_is_killed_is_cancelled(pool: Pool, how: str) -> None:
-    if pool.name not in GREEN or (pool.name, how) == ("eventlet", "time_limit"):
-        pytest.skip("not a pool of greenlets, or one without time limits")
     key = pool.key()
     result = pool.send("hold", key, time_limit=3 if how == "time_limit" else None)
     wait_until(lambda: pool.client.backend.client.get(key))
