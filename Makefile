@@ -7,7 +7,8 @@ UV ?= uv
 BIN := .venv/bin
 
 # Programs the tests and the demo start, and the Debian packages they come in.
-SYSTEM_PROGRAMS := redis-server:redis-server /usr/lib/rabbitmq/bin/rabbitmq-server:rabbitmq-server promtool:prometheus openssl:openssl
+SYSTEM_PROGRAMS := redis-server:redis-server /usr/lib/rabbitmq/bin/rabbitmq-server:rabbitmq-server \
+  /usr/sbin/mariadbd:mariadb-server promtool:prometheus openssl:openssl
 
 # `make demo DEMO_SECONDS=45` hands it on.
 export DEMO_SECONDS
@@ -44,7 +45,7 @@ system:
 	{ $$root apt-get update -qq && \
 	  $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || { \
 	  echo "apt-get failed (tests that need them are skipped); by hand: apt-get install$$missing" >&2; exit 0; }; \
-	for service in $$missing; do \
+	for service in $$missing; do [ "$$service" != mariadb-server ] || service=mariadb; \
 	  if [ -d /run/systemd/system ]; then $$root systemctl disable --quiet --now $$service 2>/dev/null || :; \
 	  elif [ -x /etc/init.d/$$service ]; then \
 	    $$root /etc/init.d/$$service stop >/dev/null 2>&1 || :; $$root update-rc.d $$service disable >/dev/null 2>&1 || :; fi; done

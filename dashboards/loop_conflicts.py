@@ -69,7 +69,8 @@ def _conflicts() -> list[Builder[Panel]]:
         ),
         rows(
             "Conflicts by task",
-            "The first row is the task to open. Source guard: refused in time; exception, event: it happened.",
+            "The first row is the task to open. "
+            "Source guard: refused in time, or seen by observe(); exception, event: it happened.",
             "short",
             Query(
                 "topk(20, sum by (queue_name, name, resource, kind, source) "

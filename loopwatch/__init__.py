@@ -14,6 +14,7 @@ from loopwatch._version import __version__
 if TYPE_CHECKING:
     from loopwatch.adapters.http import HTTPTransport, http_client
     from loopwatch.adapters.redis import RedisConnectionPool, redis_from_url
+    from loopwatch.adapters.redis_sentinel import RedisSentinelPool
     from loopwatch.adapters.sqlalchemy import LoopAwarePool, create_async_engine, observe
     from loopwatch.celery.instrument import instrument
     from loopwatch.celery.task import AsyncTask
@@ -47,6 +48,7 @@ __all__ = [
     "MissingExtraError",
     "PerLoop",
     "RedisConnectionPool",
+    "RedisSentinelPool",
     "RunningLoopError",
     "__version__",
     "budget",
@@ -64,6 +66,7 @@ __all__ = [
 _HOMES = {
     "loopwatch.adapters.http": ("HTTPTransport", "http_client"),
     "loopwatch.adapters.redis": ("RedisConnectionPool", "redis_from_url"),
+    "loopwatch.adapters.redis_sentinel": ("RedisSentinelPool",),
     "loopwatch.adapters.sqlalchemy": ("LoopAwarePool", "create_async_engine", "observe"),
     "loopwatch.connection_budget": ("Budget", "budget"),
     "loopwatch.celery": ("AsyncTask", "instrument"),

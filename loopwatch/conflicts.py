@@ -21,7 +21,7 @@ from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.conflict_reports import REPORTS
 from loopwatch.telemetry.stats import STATS, current_task
 
-__all__ = ["Conflict", "Kind", "Source", "classify", "count_once"]
+__all__ = ["Conflict", "Kind", "Source", "classify", "count_once", "mark_counted"]
 
 logger = logging.getLogger("loopwatch")
 
@@ -30,8 +30,13 @@ Source = Literal["guard", "exception"]
 MESSAGE_LIMIT: Final = 600
 """Characters of a conflict's message; a longer one keeps its two ends."""
 
+_DRIVERS: Final = {"asyncpg", "psycopg", "aiomysql", "asyncmy", "aiosqlite"}
+"""SQLAlchemy's; each is also used on its own."""
+
 _RESOURCES: Final = {
-    **{name: name for name in ("sqlalchemy", "asyncpg", "redis", "httpx", "aiohttp", "grpc")},
+    "sqlalchemy": "sqlalchemy",
+    **{name: name for name in _DRIVERS},
+    **{name: name for name in ("redis", "httpx", "aiohttp", "grpc")},
     **dict.fromkeys(("httpx2", "httpcore", "httpcore2", "openai", "anthropic"), "httpx"),
 }
 """The root package of a module or file to the resource that it is reported as."""
@@ -65,7 +70,8 @@ class Conflict:
     Attributes:
         kind: ``cross_loop`` (the owner's loop is another one), ``closed_loop`` (it is closed), ``fork_shared`` (a
             connection that the parent process opened).
-        resource: ``sqlalchemy``, ``asyncpg``, ``redis``, ``httpx``, ``aiohttp``, ``grpc``, ``asyncio``, ``unknown``.
+        resource: ``sqlalchemy`` or one of its drivers alone (``asyncpg``, ``psycopg``, ``aiomysql``, ``asyncmy``,
+            ``aiosqlite``), ``redis``, ``httpx``, ``aiohttp``, ``grpc``, ``asyncio``, ``unknown``.
         message: the line that says so, shortened, without the credentials of a URL in it.
     """
 
@@ -120,6 +126,16 @@ def count_once(error: BaseException, *, source: Source, handled: BaseException |
         logger.debug("a loop conflict could not be counted", exc_info=True)
         return None
     return conflict
+
+
+def mark_counted(error: BaseException) -> None:
+    """Marks the conflict that ``error`` is or was caused by, if any, as counted: a guard saw it come. Never raises."""
+    try:
+        found = _find(error)
+        if found is not None:
+            _mark(found[1])
+    except Exception:
+        logger.debug("a loop conflict could not be marked", exc_info=True)
 
 
 def _mark(holder: BaseException) -> bool:
@@ -204,8 +220,8 @@ def _root(path: str, separator: str) -> str:
 def _resource(roots: Sequence[str], modules: Sequence[str], line: str) -> str:
     known = [_RESOURCES[root] for root in (*roots, *modules) if root in _RESOURCES]
     if known:
-        # The innermost library, except that asyncpg is SQLAlchemy's driver where both are seen.
-        return "sqlalchemy" if known[0] == "asyncpg" and "sqlalchemy" in known else known[0]
+        # The innermost library, except that it is SQLAlchemy's driver where both are seen.
+        return "sqlalchemy" if known[0] in _DRIVERS and "sqlalchemy" in known else known[0]
     if roots and roots[0] in ("asyncio", "uvloop"):
         return "asyncio"
     return next((resource for hint, resource in _HINTS if hint in line), "unknown")

@@ -93,16 +93,19 @@ class LoopConflictError(LoopwatchError, RuntimeError):
         kind: ``cross_loop``, ``closed_loop`` or ``fork_shared``.
         owner: a description of the loop that the resource belongs to.
         user: a description of the loop that it was used on.
+        made_at: the stack that made the resource, as Python prints one; empty where it is not known.
     """
 
-    def __init__(self, message: str, *, resource: str, kind: str, owner: str = "", user: str = "") -> None:
+    def __init__(
+        self, message: str, *, resource: str, kind: str, owner: str = "", user: str = "", made_at: str = ""
+    ) -> None:
         super().__init__(message)
         self.resource = resource
         self.kind = kind
         self.owner = owner
         self.user = user
+        self.made_at = made_at
 
     def __reduce__(self) -> tuple[object, ...]:
         # Celery pickles a task's exception on its way to the parent, and keeps a base class of one that cannot be.
-        options = {"resource": self.resource, "kind": self.kind, "owner": self.owner, "user": self.user}
-        return partial(type(self), **options), self.args, self.__dict__
+        return partial(type(self), resource=self.resource, kind=self.kind), self.args, self.__dict__

@@ -6,10 +6,12 @@ A loop that lives on keeps its engines and clients, so a task costs no new conne
   ``run_until_complete``: context variables, ``self.request`` and signals are the task's own. A soft time limit cancels
   the coroutine (`soft_limit`);
 - in any other thread (the threads pool) one shared loop in a background thread: a loop per thread would multiply the
-  pools by the threads.
+  pools by the threads;
+- under gevent and eventlet always the shared loop, whose "thread" is a greenlet there (`green`).
 
-A finished run leaves nothing behind on either (`leftovers`). After a fork the child makes its own loops; the
-inherited ones are kept, untouched: closing one would take the parent's self-pipe off the epoll that both share.
+Both are loops of asyncio's or, by a setting, of uvloop's (`event_loops`). A finished run leaves nothing behind on
+either (`leftovers`). After a fork the child makes its own loops; the inherited ones are kept, untouched: closing one
+would take the parent's self-pipe off the epoll that both share.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ from concurrent.futures import Future, wait
 from contextlib import nullcontext, suppress
 from typing import Any, TypeVar, cast
 
+from loopwatch import green
 from loopwatch.errors import ConfigurationError, RunningLoopError
+from loopwatch.event_loops import new_event_loop
 from loopwatch.leftovers import GenerationHooks, Leftovers, current_run, make_task
 from loopwatch.loop_lag import LoopLag
 from loopwatch.soft_limit import SoftLimit, soft_limit_handler
+from loopwatch.subjects import check_subject, made_by
 from loopwatch.telemetry.stats import NO_TASK, current_task
 
 __all__ = ["close_loops", "run_async"]
@@ -53,31 +58,33 @@ def run_async(
 ) -> T:
     """Runs a coroutine to its end and returns its result.
 
-    >>> async def add(one, other):
-    ...     return one + other
-    >>> run_async(add(1, 2), timeout=60), run_async(lambda: add(3, 4))
-    (3, 7)
+    >>> import asyncio
+    >>> async def double(number):
+    ...     await asyncio.sleep(0.01)
+    ...     return 2 * number
+    >>> run_async(double(21))
+    42
+    >>> run_async(lambda: double(4), timeout=5)
+    8
 
     Args:
         coro_or_factory: a coroutine, or a function without arguments that makes an awaitable; the function is called
             on the loop.
-        timeout: seconds after which the coroutine is cancelled and `TimeoutError` is raised; ``None``: no limit.
+        timeout: seconds after which the coroutine is cancelled and `TimeoutError` is raised; ``None``: no limit. Celery
+            itself has soft time limits on prefork only.
         shared: use the process's shared background loop from any thread; the caller waits.
 
     Raises:
         RunningLoopError: an event loop is running in this thread.
-        ConfigurationError: ``timeout`` is not positive.
-        TypeError: neither a coroutine nor a function.
+        ConfigurationError: ``timeout`` is not positive; or this is a native thread beside greenlets.
+        TypeError: neither a coroutine nor a function that makes an awaitable.
         Exception: whatever the coroutine raises; and on Celery's prefork pool ``SoftTimeLimitExceeded`` when the task's
             soft limit has cancelled it.
     """
     try:
         if timeout is not None and timeout <= 0:
             raise ConfigurationError(f"run_async(timeout={timeout!r}): seconds above 0, or None for no limit")
-        if not (inspect.iscoroutine(coro_or_factory) or callable(coro_or_factory)):
-            raise TypeError(
-                f"run_async() takes a coroutine or a function that makes one, not {type(coro_or_factory).__name__!r}"
-            )
+        check_subject(coro_or_factory)
         home = _home(shared)
     except BaseException:
         if inspect.iscoroutine(coro_or_factory):
@@ -95,7 +102,7 @@ def close_loops() -> None:
     if own is not None and _in_main_thread() and not own.loop.is_running():
         _loops.own = None
         own.close()
-    if shared is not None and asyncio._get_running_loop() is not shared.loop:
+    if shared is not None and green.running_loop() is not shared.loop:
         _loops.shared = None
         shared.close()
 
@@ -104,7 +111,7 @@ class _Home:
     """A loop that runs live on."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_event_loop()
         self.loop.set_task_factory(make_task)
         self._hooks = GenerationHooks()
 
@@ -115,9 +122,9 @@ class _Home:
         current_run.set(run)
         self._hooks.install()
         if timeout is None:
-            return await (subject if inspect.iscoroutine(subject) else subject())
+            return await (subject if inspect.iscoroutine(subject) else made_by(subject))
         async with asyncio.timeout(timeout):
-            return await (subject if inspect.iscoroutine(subject) else subject())
+            return await (subject if inspect.iscoroutine(subject) else made_by(subject))
 
     async def _end(self) -> None:
         everything = asyncio.all_tasks() - {asyncio.current_task()}
@@ -176,7 +183,7 @@ class _OwnLoop(_Home):
 
 
 class _SharedLoop(_Home):
-    """A loop in a daemon thread, for every other thread of the process."""
+    """A loop in a daemon thread, for every other thread of the process; in a greenlet, for all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -268,17 +275,20 @@ _inherited: list[_Loops] = []
 
 
 def _home(shared: bool) -> _Home:
-    running = asyncio._get_running_loop()
+    running = green.running_loop()
     if running is not None:
         _refuse(running, shared)
-    if shared or not _in_main_thread():
-        with _loops.lock:
-            if _loops.shared is None:
-                _loops.shared = _SharedLoop()
-            return _loops.shared
-    if _loops.own is None:
-        _loops.own = _OwnLoop()
-    return _loops.own
+    if not shared and _in_main_thread():
+        if _loops.own is not None:
+            return _loops.own
+        if green.patched_by() is None:
+            _loops.own = _OwnLoop()
+            return _loops.own
+    green.check_thread()
+    with _loops.lock:
+        if _loops.shared is None:
+            _loops.shared = _SharedLoop()
+        return _loops.shared
 
 
 def _refuse(running: AbstractEventLoop, shared: bool) -> None:

@@ -15,7 +15,10 @@ __all__ = ["Stack", "caller", "calling_stack", "stack_of", "users_part"]
 
 LIMIT = 20
 """Frames that a stack keeps, from the innermost."""
-_LIBRARIES = ("loopwatch", "sqlalchemy", "sqlmodel", "asyncio", "contextlib", "uvloop")
+_LIBRARIES = (
+    *("loopwatch", "sqlalchemy", "sqlmodel", "asyncio", "contextlib", "uvloop"),
+    *("redis", "httpx", "httpx2", "httpcore", "httpcore2", "anyio"),
+)
 """Packages that stand between the user's code and the pool: their frames say nothing about whose call it was."""
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib(?:64)?[/\\]python3[.\d]*t?[/\\]|^<frozen ")
 
@@ -25,6 +28,11 @@ class Stack:
     """A stack as it is quick to take: (file, line, function), the innermost first."""
 
     frames: tuple[tuple[str, int, str], ...]
+
+    @property
+    def innermost(self) -> str:
+        """``file:line``; empty when there is no frame."""
+        return "".join(f"{file}:{line}" for file, line, _ in self.frames[:1])
 
     def text(self) -> str:
         """As Python prints a traceback; the source is read now."""
@@ -56,7 +64,7 @@ def users_part(stack: Stack) -> Stack:
 
 def caller() -> str:
     """The user's innermost frame, as ``file:line``; empty when there is none."""
-    return "".join(f"{file}:{line}" for file, line, _ in calling_stack(limit=1).frames)
+    return calling_stack(limit=1).innermost
 
 
 def _is_between(frame: FrameType) -> bool:

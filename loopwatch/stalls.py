@@ -25,6 +25,7 @@ from traceback import StackSummary, walk_stack
 from typing import Any, Protocol
 
 from loopwatch.errors import ConfigurationError
+from loopwatch.green import patched_by
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import NO_TASK, STATS, current_task
 
@@ -65,17 +66,9 @@ def check_stall_threshold(seconds: float | None) -> None:
         )
 
 
-def _greenlets() -> str:
-    """Who has patched threads, so that they are greenlets: ``gevent``, ``eventlet``, or ``""``."""
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if gevent is not None and gevent.is_module_patched("threading"):
-        return "gevent"
-    return "eventlet" if eventlet is not None and eventlet.is_monkey_patched("thread") else ""
-
-
 def native(module: Any, name: str) -> Callable[..., Any]:
     """A function of the interpreter's own: a greenlet, which the patched one would make, is blocked by a stall too."""
-    patched = _greenlets()
+    patched = patched_by()
     if patched == "gevent":
         return sys.modules["gevent.monkey"].get_original(module.__name__, name)  # type: ignore[no-any-return]
     if patched:
@@ -128,7 +121,7 @@ class Stalls:
                 seconds = self.look(threshold)
             except Exception:
                 seconds = threshold
-                if not _greenlets():  # nor may it count there
+                if not patched_by():  # nor may it count there
                     # Layer 3 is silent and counts.
                     STATS.count(catalogue.TELEMETRY_DROPPED, ("error",))
                     logger.debug("stalls could not be looked for", exc_info=True)
@@ -157,7 +150,7 @@ class Stalls:
         if seconds < threshold:  # it went on meanwhile: what was read is not what blocked it
             return
         pulse.told = told
-        if not _greenlets():
+        if not patched_by():
             self._warn(pulse, seconds)
 
     def over(self, pulse: Pulse, seconds: float) -> None:

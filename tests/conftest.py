@@ -1,4 +1,4 @@
-"""Real servers for the tests: one PostgreSQL, Redis and RabbitMQ a test process, a fresh database a test.
+"""Real servers for the tests: one PostgreSQL, MariaDB, Redis and RabbitMQ a test process, a fresh database a test.
 
 A server that is missing skips the tests that need it on a laptop and fails them in CI (``CI`` is set).
 """
@@ -13,12 +13,15 @@ from contextlib import contextmanager, suppress
 from itertools import count, cycle
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import psycopg
+import pymysql  # type: ignore[import-untyped]  # it ships no types
 import pytest
 import redis
 
 from app.demo.servers import Server, ServerMissingError, start_postgres, start_redis
+from tests.mariadb import start_mariadb
 from tests.rabbitmq import VHOSTS, RabbitMQ, start_rabbitmq
 
 _database_numbers = count(1)
@@ -64,6 +67,26 @@ def database_url(postgres_server: Server) -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name}")
         yield postgres_server.url.replace("postgresql:", "postgresql+asyncpg:").removesuffix("postgres") + name
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[Server]:
+    """A MariaDB with 200 connections; tests want `mariadb_url`."""
+    with _running(start_mariadb) as server:
+        yield server
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: Server) -> Iterator[str]:
+    """A fresh, empty database: ``mysql://...``, to which the test adds its driver. Dropped after the test."""
+    name = f"test_{next(_database_numbers)}"
+    server = urlsplit(mariadb_server.url)
+    with pymysql.connect(
+        host=server.hostname, port=server.port, user=server.username, password=server.password, autocommit=True
+    ) as connection:
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+        yield mariadb_server.url + name
+        connection.cursor().execute(f"DROP DATABASE {name}")
 
 
 @pytest.fixture(scope="session")

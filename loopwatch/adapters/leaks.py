@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -44,6 +46,7 @@ class _Checkout:
     task: TaskContext
     holder: str
     stack: Stack
+    holder_lives: Callable[[], object] = lambda: None
 
 
 class LeakMeter(PoolMeter):
@@ -79,13 +82,18 @@ class LeakMeter(PoolMeter):
             self._unreported.discard(checkout)
         super().given_back(item)
 
+    def held_by(self, item: object, holder: object) -> None:
+        checkout = self._checkouts.get(item)
+        if checkout is not None:
+            checkout.holder_lives = weakref.ref(holder)
+
     def find_leaks(self) -> None:
         for checkout in list(self._checkouts.values()):
             self._report_if_leaked(checkout)
 
     def _report_if_leaked(self, checkout: _Checkout) -> None:
         seconds = perf_counter() - checkout.since
-        if seconds < self.threshold:
+        if seconds < self.threshold or checkout.holder_lives() is not None:
             return
         try:
             self._unreported.remove(checkout)

@@ -21,6 +21,7 @@ from loopwatch.adapters.leaks import checked_threshold
 from loopwatch.adapters.loop_pool import LoopPool, dispose_with_loop
 from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauges
 from loopwatch.connection_budget import Budget
+from loopwatch.errors import ConfigurationError
 from loopwatch.per_loop import PerLoop, sweep
 from loopwatch.stacks import caller
 from loopwatch.telemetry import catalogue
@@ -47,8 +48,10 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
             plans are warned of and counted in ``loopwatch_loops_unplanned_total``.
 
     Raises:
-        ConfigurationError: ``leak_threshold`` is not above 0.
+        ConfigurationError: ``leak_threshold`` is not above 0; ``pool_size`` is below 1 or ``max_overflow`` below -1.
     """
+
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.AsyncAdaptedQueuePool"
 
     # Not keyword-only: SQLAlchemy hands over only those of `create_engine`'s options that it finds in the signature,
     # and it does not look at keyword-only ones. The order of the first five is `QueuePool`'s.
@@ -64,6 +67,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         budget: Budget | None = None,
         **options: Any,
     ) -> None:
+        _check_sizes(pool_size, max_overflow)
         super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **options)
         self._name = name
         self.made_at = caller()
@@ -87,7 +91,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         self._set_database(url.host, url.port, url.database)
 
     def _before_connect(self, dialect: Dialect, _record: object, _args: object, parameters: dict[str, Any]) -> None:
-        guard_connect_arguments(dialect.driver, parameters, self.made_at)
+        guard_connect_arguments(dialect.driver, parameters)
         if not self.labels.database:  # the pool is not told the URL; the parameters say the same
             database = parameters.get("database") or parameters.get("dbname") or parameters.get("db")
             self._set_database(parameters.get("host"), parameters.get("port"), database)
@@ -158,6 +162,16 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         yield from pool_gauges(
             self.labels, [pool.meter for pool in pools], idle=sum(pool.checkedin() for pool in pools), limit=limit
         )
+
+
+def _check_sizes(pool_size: int, max_overflow: int) -> None:
+    if pool_size < 1:
+        raise ConfigurationError(
+            f"pool_size is the number of connections that each loop keeps, at least 1, not {pool_size}: to keep none "
+            "write `poolclass=NullPool`, to have no limit `max_overflow=-1`"
+        )
+    if max_overflow < -1:
+        raise ConfigurationError(f"max_overflow is 0 or more, or -1 for no limit, not {max_overflow}")
 
 
 class _FirstConnectMutex:

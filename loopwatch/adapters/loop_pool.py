@@ -21,10 +21,11 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.queue import Empty, Full
 
-from loopwatch.adapters.drivers import driver_sockets
-from loopwatch.adapters.guards import guard_connection
+from loopwatch.adapters.drivers import driver_resource, driver_sockets
+from loopwatch.adapters.guards import Owner, guard_connection
 from loopwatch.adapters.leaks import meter_for
 from loopwatch.sockets import SocketHandle, close_all
+from loopwatch.stacks import calling_stack
 
 if TYPE_CHECKING:
     from loopwatch.adapters.loop_aware_pool import LoopAwarePool
@@ -37,6 +38,9 @@ DRAIN = 2.0
 
 class LoopPool(AsyncAdaptedQueuePool):
     """The connections of one loop. Events, options and the time of the last invalidation are its owner's."""
+
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.AsyncAdaptedQueuePool"
+    """Where ``echo_pool`` and ``logging.getLogger("sqlalchemy.pool")`` look for it."""
 
     def __init__(self, owner: LoopAwarePool, loop: AbstractEventLoop, *, closing: bool) -> None:
         self._owner = owner
@@ -62,6 +66,7 @@ class LoopPool(AsyncAdaptedQueuePool):
         # connect once a loop, each time for a dialect that others already use.
         self.__dict__["dispatch"] = owner.dispatch
         self._driver = str(getattr(self._dialect, "driver", ""))
+        self._resource = driver_resource(self._driver)
         self._pool.qsize()  # makes the asyncio.Queue here, on its loop, before the reporter's thread asks for its size
         self._connect = self._invoke_creator
         self._invoke_creator = self._measured_connect  # type: ignore[assignment]  # its protocol is private
@@ -79,7 +84,9 @@ class LoopPool(AsyncAdaptedQueuePool):
     def _measured_connect(self, record: ConnectionPoolEntry) -> Any:
         start = perf_counter()
         connection = self._connect(record)
-        guard_connection(self._driver, connection, self.loop, self._owner.made_at)
+        guard_connection(
+            self._driver, connection, Owner(self.loop, self._resource, self._owner.made_at, calling_stack())
+        )
         self.meter.created(start)
         self._records.add(record)
         return connection

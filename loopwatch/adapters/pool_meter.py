@@ -115,6 +115,14 @@ class PoolMeter:
             uses[bisect_left(_USE_BUCKETS, seconds)] += 1
             uses[-1] += seconds
 
+    def forget(self) -> None:
+        """What is held now will not come back: its pool was told to forget it."""
+        for item in list(self.held):
+            self.given_back(item)
+
+    def held_by(self, item: object, holder: object) -> None:
+        """``item`` is held on purpose for as long as ``holder`` lives, so it is no leak until then."""
+
     def find_leaks(self) -> None:
         """Reports what is held too long: nothing here; `loopwatch.adapters.leaks.LeakMeter` does."""
 

@@ -11,25 +11,31 @@ import asyncio
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import Iterator
 from functools import cache
+from time import perf_counter
 from typing import Any
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 
-from loopwatch.conflicts import Kind, count_once
-from loopwatch.errors import LoopConflictError
+from loopwatch.adapters.foreign_loop import refuse_foreign_loop
+from loopwatch.adapters.pool_meter import PoolMeter
 from loopwatch.sockets import SocketHandle, transport_socket
 
 __all__ = [
     "connections_of",
-    "follow",
     "guarded",
     "lender_of",
     "lent_by",
+    "meter_of",
     "redis_sockets",
     "refuse_elsewhere",
+    "set_up",
     "take_idle",
 ]
+
+
+_CONNECTS_ELSEWHERE = hasattr(AbstractConnection, "connect_check_health")
+"""A command that finds its connection closed calls this where redis-py has it, and ``connect`` in older versions."""
 
 
 class _LoopBound(AbstractConnection):
@@ -37,6 +43,7 @@ class _LoopBound(AbstractConnection):
 
     _loopwatch_loop: AbstractEventLoop | None = None
     _loopwatch_pool: ConnectionPool | None = None
+    _loopwatch_meter: PoolMeter | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -45,7 +52,16 @@ class _LoopBound(AbstractConnection):
     # Plain functions that return the coroutine: a command passes four of them.
     def connect(self) -> Any:
         refuse_elsewhere(self)
-        return super().connect()  # type: ignore[no-untyped-call]
+        connecting = super().connect()  # type: ignore[no-untyped-call]
+        return connecting if _CONNECTS_ELSEWHERE else self._opened_by(connecting)
+
+    def connect_check_health(self, *args: Any, **options: Any) -> Any:
+        refuse_elsewhere(self)
+        return self._opened_by(super().connect_check_health(*args, **options))
+
+    def _opened_by(self, connecting: Any) -> Any:
+        meter = self._loopwatch_meter
+        return connecting if meter is None or self.is_connected else _measured(connecting, meter)
 
     def disconnect(self, *args: Any, **options: Any) -> Any:
         refuse_elsewhere(self)
@@ -67,11 +83,29 @@ class _LoopBound(AbstractConnection):
         refuse_elsewhere(self)
         return super().read_response(*args, **options)
 
+    def register_connect_callback(self, callback: Any) -> None:
+        """A pubsub does this, as soon as it has a connection, which it then holds on purpose."""
+        if self._loopwatch_meter is not None:
+            self._loopwatch_meter.held_by(self, callback.__self__)
+        super().register_connect_callback(callback)  # type: ignore[no-untyped-call]
+
+    def _register_connect_callback(self, callback: Any) -> None:  # redis-py 5.0's name for it
+        if self._loopwatch_meter is not None:
+            self._loopwatch_meter.held_by(self, callback.__self__)
+        super()._register_connect_callback(callback)  # type: ignore[misc]
+
     def __del__(self, *arguments: Any) -> None:
         # redis-py closes the transport on whatever loop the garbage collector happens to run.
         finalise = getattr(super(), "__del__", None)  # redis-py 5.0 has none
         if finalise is not None and _get_running_loop() in (None, self._loopwatch_loop):
             finalise(*arguments)
+
+
+async def _measured(connecting: Any, meter: PoolMeter) -> Any:
+    start = perf_counter()
+    result = await connecting
+    meter.created(start)
+    return result
 
 
 @cache
@@ -83,21 +117,13 @@ def guarded(connection_class: Any) -> type[AbstractConnection]:
 def refuse_elsewhere(connection: AbstractConnection) -> None:
     """Raises `LoopConflictError` (and counts it) when ``connection`` belongs to another loop than the running one."""
     owner: AbstractEventLoop | None = getattr(connection, "_loopwatch_loop", None)
-    user = _get_running_loop()
-    if owner is user or owner is None or user is None:
-        return
-    kind: Kind = "closed_loop" if owner.is_closed() else "cross_loop"
-    state = "is closed" if owner.is_closed() else "is another one"
-    error = LoopConflictError(
-        f"a Redis connection (a pubsub, a client() or a single-connection client) was used on an event loop that is "
-        f"not its own, which {state}: make it anew on the loop that uses it",
-        resource="redis",
-        kind=kind,
-        owner=f"{owner!r} at {id(owner):#x}",
-        user=f"{user!r} at {id(user):#x}",
-    )
-    count_once(error, source="guard")
-    raise error
+    if owner is not _get_running_loop():
+        refuse_foreign_loop(
+            owner,
+            what="a Redis connection (a pubsub, a client() or a single-connection client)",
+            fix="make it anew on the loop that uses it",
+            resource="redis",
+        )
 
 
 def connections_of(pool: ConnectionPool) -> tuple[list[AbstractConnection], list[AbstractConnection]]:
@@ -105,8 +131,8 @@ def connections_of(pool: ConnectionPool) -> tuple[list[AbstractConnection], list
     return list(pool._available_connections), list(pool._in_use_connections)
 
 
-def follow(pool: ConnectionPool, options: dict[str, Any]) -> None:
-    """Makes the pool's new connections with what is changed in ``options`` later, such as a password.
+def set_up(pool: ConnectionPool, options: dict[str, Any], meter: PoolMeter) -> None:
+    """Makes the pool's new connections with what is changed in ``options`` later, such as a password, and measures it.
 
     Only what is changed there: the pool changes its own, while the server tells it to move to another host.
     """
@@ -117,9 +143,17 @@ def follow(pool: ConnectionPool, options: dict[str, Any]) -> None:
             if known.get(key) is not value:
                 known[key] = pool.connection_kwargs[key] = value
         connection: AbstractConnection = make()  # type: ignore[no-untyped-call]
+        connection._loopwatch_meter = meter  # type: ignore[attr-defined]
         return connection
 
     pool.make_connection = make_connection  # type: ignore[method-assign]
+    pool._loopwatch_meter = meter  # type: ignore[attr-defined]
+
+
+def meter_of(pool: ConnectionPool) -> PoolMeter:
+    """The meter that `set_up` gave it."""
+    meter: PoolMeter = pool._loopwatch_meter  # type: ignore[attr-defined]
+    return meter
 
 
 def take_idle(pool: ConnectionPool) -> list[AbstractConnection]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext import asyncio as sqlalchemy_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -13,8 +14,23 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from loopwatch.adapters.loop_aware_pool import LoopAwarePool
 from loopwatch.adapters.observed_pool import observe
 from loopwatch.connection_budget import Budget
+from loopwatch.errors import ConfigurationError
 
 __all__ = ["LoopAwarePool", "create_async_engine", "observe"]
+
+_ASYNCHRONOUS = {
+    "postgresql": "postgresql+asyncpg",
+    "mysql": "mysql+asyncmy",
+    "mariadb": "mariadb+asyncmy",
+    "sqlite": "sqlite+aiosqlite",
+    "oracle": "oracle+oracledb_async",
+    "mssql": "mssql+aioodbc",
+}
+"""What to write instead of a blocking driver."""
+
+
+class _BlockingDriverError(ConfigurationError, InvalidRequestError):
+    """A blocking driver for an asynchronous engine; SQLAlchemy's own error for that, too."""
 
 
 def create_async_engine(
@@ -44,13 +60,15 @@ def create_async_engine(
         options: as there.
 
     Raises:
-        ConfigurationError: ``leak_threshold`` is not above 0.
+        ConfigurationError: an option of the pool cannot work; or the URL's driver is not asynchronous, which is an
+            `sqlalchemy.exc.InvalidRequestError`, too.
         sqlalchemy.exc.ArgumentError: the URL cannot be parsed.
-        sqlalchemy.exc.InvalidRequestError: the URL's driver is not asynchronous.
     """
     parsed = make_url(url)
     # One name may stand for two dialects: that of `postgresql+psycopg` has an asynchronous sibling.
     dialect: Any = parsed.get_dialect().get_async_dialect_cls(parsed)
+    if not dialect.is_async:
+        raise _BlockingDriverError(_name_the_asynchronous_driver(parsed))
     poolclass = options.get("poolclass") or dialect.get_pool_class(parsed)
     if "pool" not in options and issubclass(poolclass, AsyncAdaptedQueuePool):
         if not issubclass(poolclass, LoopAwarePool):
@@ -63,3 +81,9 @@ def create_async_engine(
     else:
         observe(engine, name=name, leak_threshold=leak_threshold)
     return engine
+
+
+def _name_the_asynchronous_driver(url: URL) -> str:
+    backend = url.get_backend_name()
+    instead = f"write {_ASYNCHRONOUS[backend]}://..." if backend in _ASYNCHRONOUS else "name an asynchronous one"
+    return f"the asyncio extension requires an async driver, and that of {url.drivername}:// blocks: {instead}"

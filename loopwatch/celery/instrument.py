@@ -16,10 +16,12 @@ from celery import Celery, current_app, signals
 
 from loopwatch.celery.identity import Queues, slot
 from loopwatch.celery.node import Node
+from loopwatch.celery.registry import check_async_tasks as check_tasks
 from loopwatch.celery.running import RunningTasks
 from loopwatch.celery.spawned import invitation
 from loopwatch.conflicts import count_once
 from loopwatch.errors import ConfigurationError
+from loopwatch.event_loops import check_event_loop, use_event_loop
 from loopwatch.per_loop import process_exits
 from loopwatch.runner import close_loops
 from loopwatch.stalls import STALLS, check_stall_threshold
@@ -35,6 +37,7 @@ class _Settings:
     interval: float
     release: str
     stall_threshold: float | None
+    event_loop: str | None
 
 
 class _Instrument:
@@ -53,7 +56,13 @@ _instruments: WeakKeyDictionary[Celery[Any], _Instrument] = WeakKeyDictionary()
 
 
 def instrument(
-    app: Celery[Any], *, interval: float = 5.0, release: str | None = None, stall_threshold: float | None = 1.0
+    app: Celery[Any],
+    *,
+    interval: float = 5.0,
+    release: str | None = None,
+    event_loop: str | None = None,
+    stall_threshold: float | None = 1.0,
+    check_async_tasks: bool = True,
 ) -> None:
     """Has every worker of ``app`` report to the monitor: no port, no file, and no ``-E`` needed.
 
@@ -61,25 +70,31 @@ def instrument(
     same arguments changes nothing.
 
     >>> from celery import Celery
-    >>> app = Celery("app", broker="memory://")
+    >>> app = Celery("app", task_cls="loopwatch:AsyncTask", set_as_current=False)
     >>> instrument(app, release="1.4.2")
 
     Args:
         app: the Celery application.
         interval: seconds between a worker's events.
         release: the application's version, shown with the worker.
+        event_loop: which loops `loopwatch.run_async` makes, in this process: ``"asyncio"`` (also by default: those of
+            asyncio's policy) or ``"uvloop"``. Under gevent and eventlet they are asyncio's in any case.
         stall_threshold: seconds that an event loop may be blocked before a warning with the stack that blocks it is
             logged (``loopwatch``) and counted; ``None``: none is. On the threads pool, where all tasks share a loop,
             any stall is one. On prefork and solo a task has its loop to itself, and may compute as long as it likes:
             a stall is one while another asyncio task of the loop waits.
+        check_async_tasks: refuse ``async def`` tasks that nobody awaits; false where something else awaits them, such
+            as celery-aio-pool.
 
     Raises:
-        ConfigurationError: the interval or the threshold is out of range, or the application is instrumented with
-            other arguments.
+        ConfigurationError: the interval or the threshold is out of range, the event loop unknown or not installed, an
+            ``async def`` task is not an `AsyncTask` (also raised later, when one is registered), or the application is
+            instrumented with other arguments.
     """
     check_interval(interval)
     check_stall_threshold(stall_threshold)
-    settings = _Settings(interval, release or "", stall_threshold)
+    check_event_loop(event_loop)
+    settings = _Settings(interval, release or "", stall_threshold, event_loop)
     known = _instruments.get(app)
     if known is not None:
         if known.settings != settings:
@@ -88,6 +103,10 @@ def instrument(
                 "call it once, where the application is made"
             )
         return
+    if check_async_tasks:
+        check_tasks(app)
+    if event_loop is not None:
+        use_event_loop(event_loop)
     _instruments[app] = _Instrument(settings, Queues(app))
     _connect()
 

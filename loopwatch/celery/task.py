@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Task
 
+from loopwatch.celery.wrappers import validated
 from loopwatch.runner import run_async
 
 __all__ = ["AsyncTask"]
@@ -23,18 +24,18 @@ _carried: ContextVar[tuple[Any, Any] | None] = ContextVar("loopwatch_task_reques
 class AsyncTask(Task):  # type: ignore[misc, type-arg, unused-ignore]  # untyped, or generic in its stubs only
     """A task class for ``async def`` tasks; synchronous ones stay what they are.
 
-    As the application's ``task_cls``, as ``base=`` or as a mixin::
+    >>> import asyncio, celery
+    >>> app = celery.Celery("app", task_cls=AsyncTask, set_as_current=False)
+    >>> @app.task(bind=True)
+    ... async def generate(self, title: str) -> str:
+    ...     await asyncio.sleep(0)
+    ...     return f"{title}, attempt {self.request.retries + 1}"
+    >>> generate.apply(["a roadmap"]).get()
+    'a roadmap, attempt 1'
 
-        import loopwatch
-        from celery import Celery
-
-        app = Celery("app", task_cls=loopwatch.AsyncTask)
-
-        @app.task(bind=True)
-        async def generate(self, roadmap_id: str) -> None: ...
-
-    ``run`` is wrapped rather than ``__call__``, which applications override. In the coroutine, ``self.request`` is
-    the task's own on every pool.
+    As the application's ``task_cls``, as ``base=`` or as a mixin. ``run`` is wrapped rather than ``__call__``, which
+    applications override. In the coroutine ``self.request`` is the task's own on every pool; `celery.current_task` is
+    so on prefork and solo only, as the other pools run the coroutines of many tasks on one loop.
     """
 
     abstract = True
@@ -44,10 +45,12 @@ class AsyncTask(Task):  # type: ignore[misc, type-arg, unused-ignore]  # untyped
         for name in _METHODS:
             method = cls.__dict__.get(name)
             # Celery keeps the function of a task that is not bound as a static method.
-            if isinstance(method, staticmethod) and inspect.iscoroutinefunction(method.__func__):
-                setattr(cls, name, staticmethod(_synchronous(method.__func__, cls)))
-            elif inspect.iscoroutinefunction(method):
-                setattr(cls, name, _synchronous(method))
+            function, owner = (method.__func__, cls) if isinstance(method, staticmethod) else (method, None)
+            if inspect.iscoroutinefunction(function):
+                synchronous = _synchronous(function, owner)
+                setattr(cls, name, synchronous if owner is None else staticmethod(synchronous))
+            elif (cell := validated(function)) is not None and inspect.iscoroutinefunction(cell.cell_contents):
+                cell.cell_contents = _synchronous(cell.cell_contents, owner)
 
     @property
     def request(self) -> Any:

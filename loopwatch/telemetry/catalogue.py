@@ -279,7 +279,7 @@ LOOP_CONFLICTS = _metric(
     "loopwatch_loop_conflicts_total",
     "counter",
     "A resource of one event loop was used on another; kind: cross_loop, closed_loop, fork_shared; "
-    "source: guard (refused in time), exception, event (seen by the monitor only).",
+    "source: guard (refused, or seen by observe), exception, event (seen by the monitor only).",
     "hostname",
     "queue_name",
     "name",

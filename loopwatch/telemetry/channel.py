@@ -140,6 +140,8 @@ class Channel:
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in (self._reader, self._writer):
+            end.setblocking(False)  # MSG_DONTWAIT alone means nothing to gevent's and eventlet's sockets
         self._pid = os.getpid()
         self._children = Children()
         self._lock = threading.Lock()
@@ -191,6 +193,8 @@ class Channel:
                 self._door.close()
 
     def _read(self) -> None:
+        if not hasattr(select, "poll"):  # eventlet has taken it away; its pool has no children either
+            return
         poll = select.poll()  # not select(), which refuses descriptors above 1023
         poll.register(self._reader, select.POLLIN)
         if self._door is not None:

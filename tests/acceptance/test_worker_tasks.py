@@ -87,3 +87,14 @@ def test_threads_share_one_loop_and_each_coroutine_has_its_own_request(
     assert [identifier for identifier, _, _ in answers] == [result.id for result in results]
     assert len({loop for _, loop, _ in answers}) == 1
     assert {queue for _, _, queue in answers} == {"celery"}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_uvloop_by_a_setting(client: Celery, redis_url: str, database_url: str, tmp_path: Path, pool: str) -> None:
+    environment = {"REDIS_URL": redis_url, "DATABASE_URL": database_url, "EVENT_LOOP": "uvloop"}
+    application = "tests.acceptance.pools_app"
+    with worker("w", tmp_path / "log", environment, "-P", pool, "-c", "2", app=application):
+        answer = client.send_task(f"{application}.who").get(timeout=DEADLINE)
+        assert answer["kind"].startswith("uvloop")
+        assert client.send_task(f"{application}.query").get(timeout=DEADLINE) == 1
+    assert _sessions(database_url) == []

@@ -91,11 +91,31 @@ async def query() -> int:
 
 @app.task
 async def hold() -> None:
+    await _hold()
+
+
+async def _hold() -> None:
     """Holds a transaction open for a minute."""
     assert engine is not None
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
         await asyncio.sleep(60)
+
+
+@app.task
+async def work(seconds: float) -> int:
+    """Uses the database and counts a notification, within ``seconds``; answers with the pid of the process."""
+    assert engine is not None
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+        await _notify("work")
+        await asyncio.sleep(seconds)
+    return os.getpid()
+
+
+@app.task
+def hold_with_a_timeout(seconds: float) -> None:
+    loopwatch.run_async(_hold(), timeout=seconds)
 
 
 @app.task

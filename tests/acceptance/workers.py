@@ -19,6 +19,7 @@ from loopwatch.telemetry import wire
 from loopwatch.telemetry.catalogue import Metric
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKER_APP = "tests.acceptance.worker_app"
 DEADLINE = 60.0
 """Seconds to wait for what must come; a machine under load is slow."""
 
@@ -78,10 +79,17 @@ class Listener:
 class Worker:
     """A worker process and its log."""
 
-    def __init__(self, node: str, log: Path, environment: dict[str, str], *options: str) -> None:
+    def __init__(
+        self,
+        node: str,
+        log: Path,
+        environment: dict[str, str],
+        *options: str,
+        app: str = WORKER_APP,
+    ) -> None:
         self.node = f"{node}@test"
         self._log = log
-        command = [sys.executable, "-m", "celery", "-A", "tests.acceptance.worker_app", "worker", "-l", "INFO"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO"]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [*command, "-n", self.node, "--without-mingle", "--without-gossip", *options],
@@ -108,9 +116,9 @@ class Worker:
 
 
 @contextmanager
-def worker(node: str, log: Path, environment: dict[str, str], *options: str) -> Iterator[Worker]:
+def worker(node: str, log: Path, environment: dict[str, str], *options: str, app: str = WORKER_APP) -> Iterator[Worker]:
     """Runs a worker; stops it warmly."""
-    running = Worker(node, log, environment, *options)
+    running = Worker(node, log, environment, *options, app=app)
     try:
         yield running
     finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import cycle
 
 from aiohttp import web
 
@@ -21,10 +23,24 @@ COMPLETION = {
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hello"}}],
     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
 }
+MESSAGE = {
+    "id": "1",
+    "type": "message",
+    "role": "assistant",
+    "model": "local",
+    "content": [{"type": "text", "text": "hello"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 1, "output_tokens": 1},
+}
+_DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hello"}}
 
 
 class HTTPServer:
-    """Answers every request with what it was asked for, so that it can play a proxy; and OpenAI's chat completions."""
+    """Answers every request with what it was asked for, so that it can play a proxy; OpenAI's chat completions and
+    Anthropic's messages, whole or as a stream without end; ``/slow`` and ``/stream``.
+    Who asks for 503 tokens is told to try again every other time.
+    """
 
     def __init__(self, runner: web.AppRunner, url: str) -> None:
         self._runner = runner
@@ -43,13 +59,45 @@ class HTTPServer:
         return self.connections() == number
 
 
-async def _answer(request: web.Request) -> web.Response:
-    if request.path.endswith("/chat/completions"):
-        await request.read()
-        return web.json_response(COMPLETION)
+_odd = cycle([True, False])
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
+    if request.path.endswith(("/chat/completions", "/messages")):
+        asked = await request.json()
+        if asked.get("max_tokens") == 503 and next(_odd):
+            return web.Response(status=503, headers={"retry-after-ms": "1"})
+        of_openai = request.path.endswith("/chat/completions")
+        if asked.get("stream"):
+            return await _stream(request, _openai_chunk() if of_openai else _anthropic_event())
+        return web.json_response(COMPLETION if of_openai else MESSAGE)
+    if request.path == "/stream":
+        return await _stream(request, b"data: x\n\n")
     if request.path == "/slow":
         await asyncio.sleep(0.5)
     return web.Response(text=request.raw_path)
+
+
+def _openai_chunk() -> bytes:
+    choice = {"index": 0, "delta": {"content": "hello"}, "finish_reason": None}
+    return (
+        b"data: " + json.dumps(COMPLETION | {"object": "chat.completion.chunk", "choices": [choice]}).encode() + b"\n\n"
+    )
+
+
+def _anthropic_event() -> bytes:
+    return b"event: content_block_delta\ndata: " + json.dumps(_DELTA).encode() + b"\n\n"
+
+
+async def _stream(request: web.Request, event: bytes) -> web.StreamResponse:
+    """Server-sent events, until the client has gone or the server is stopped."""
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    with suppress(ConnectionError):
+        while True:
+            await response.write(event)
+            await asyncio.sleep(0.01)
+    return response
 
 
 @contextmanager

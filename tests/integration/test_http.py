@@ -18,9 +18,6 @@ import httpx
 import httpx2
 import pytest
 import uvloop
-from langchain_openai import ChatOpenAI
-from openai import AsyncOpenAI
-from pydantic import SecretStr
 
 import loopwatch
 from loopwatch import ConfigurationError, HTTPTransport, http_client
@@ -71,35 +68,15 @@ def test_one_global_client_on_a_hundred_loops(run: Callable[..., str], library: 
     assert STATS.value(catalogue.ENGINES_DISPOSED, ("api", "loop_end")) == 100
 
 
-@pytest.mark.parametrize("of", LIBRARIES)
-@pytest.mark.parametrize("run", RUNNERS)
-def test_20_of_20_calls_of_chat_openai(run: Callable[..., Any], of: str, server: HTTPServer) -> None:
-    for _ in range(2):
-        # A new object each time isolates nothing, and need not: it is the transport that is per loop.
-        llm = ChatOpenAI(
-            model="local",
-            base_url=f"{server.url}/v1",
-            api_key=SecretStr("none"),
-            max_retries=0,
-            http_async_client=http_client(library=of, name="llm"),
-        )
-        answers = [run(llm.ainvoke("Say hello")).content for _ in range(20)]
-        assert answers == ["hello"] * 20
+def test_a_thousand_loops_leave_no_connection_and_no_descriptor(server: HTTPServer) -> None:
+    client = http_client()
+    asyncio.run(fetch(client, server.url))
     assert server.become(0)
-
-
-@pytest.mark.parametrize("of", LIBRARIES)
-def test_20_of_20_calls_of_async_openai(of: str, server: HTTPServer) -> None:
-    client = AsyncOpenAI(
-        base_url=f"{server.url}/v1", api_key="none", max_retries=0, http_client=http_client(library=of, name="llm")
-    )
-
-    async def ask() -> str | None:
-        answer = await client.chat.completions.create(model="local", messages=[{"role": "user", "content": "Hello"}])
-        return answer.choices[0].message.content
-
-    assert [asyncio.run(ask()) for _ in range(20)] == ["hello"] * 20
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(1000):
+        asyncio.run(client.get(server.url))
     assert server.become(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def test_one_transport_serves_both_libraries(server: HTTPServer) -> None:
@@ -346,6 +323,31 @@ def test_bad_arguments_are_refused_at_construction() -> None:
         HTTPTransport(retries=-1)
     with pytest.raises(TypeError, match="nonsense"):
         http_client(nonsense=1)
+    with pytest.raises(ConfigurationError, match="leak_threshold"):
+        http_client(leak_threshold=0)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "told"),
+    [
+        ("htp://someone:secret@proxy:3128", "the scheme 'htp'"),
+        ("someone:secret@proxy:3128", "without a scheme"),
+        ("http://someone:secret@", "without a host"),
+        ("", "without a scheme"),
+    ],
+)
+def test_a_bad_proxy_is_refused_without_its_password(proxy: str, told: str, library: ModuleType) -> None:
+    with pytest.raises(ConfigurationError, match="proxy must be a URL such as http://host:port") as caught:
+        http_client(library=library, proxy=proxy)
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_made_without_a_loop_and_used_synchronously_only(library: ModuleType) -> None:
+    """A client in a global or a synchronous constructor needs no loop, and asks for nothing until it is used."""
+    client = http_client(library=library)
+    assert client.build_request("GET", "http://localhost/").url.path == "/"
+    assert not client.is_closed
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

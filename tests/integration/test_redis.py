@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import threading
-import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -23,10 +22,9 @@ from loopwatch import LoopConflictError, RedisConnectionPool, redis_from_url
 from loopwatch.adapters.redis_connection import guarded
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
+from tests.integration.redis_sessions import Client, Sessions, everything
 
 RUNNERS = [asyncio.run, uvloop.run]
-Client = Any
-"""A `Redis`: redis-py types its commands as `Awaitable`, which `asyncio.run` does not take."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,26 +32,6 @@ def _numbers() -> Iterator[None]:
     STATS.reset()
     yield
     STATS.reset()
-
-
-class Sessions:
-    """The sessions that clients named ``app`` have on the server."""
-
-    def __init__(self, url: str) -> None:
-        self._admin = redis.Redis.from_url(url)
-
-    def __call__(self) -> int:
-        return sum(client["name"] == "app" for client in self._admin.client_list())
-
-    def become(self, number: int, seconds: float = 10) -> bool:
-        """Waits until there are so many; the server notices a closed socket a little later."""
-        deadline = time.monotonic() + seconds
-        while self() != number and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return self() == number
-
-    def close(self) -> None:
-        self._admin.close()
 
 
 @pytest.fixture
@@ -66,27 +44,6 @@ def sessions(redis_url: str) -> Iterator[Sessions]:
 @pytest.fixture
 def client(redis_url: str) -> Client:
     return redis_from_url(redis_url, client_name="app", decode_responses=True)
-
-
-async def everything(client: Client) -> None:
-    """Whatever a client asks of a pool: commands, a pipeline, a lock, a blocking command, a script, pub/sub."""
-    await asyncio.gather(*(client.incr("counter") for _ in range(5)))
-    async with client.pipeline(transaction=True) as pipeline:
-        assert await pipeline.set("key", "value").get("key").execute() == [True, "value"]
-    async with client.lock("lock", timeout=5):
-        assert await client.exists("lock")
-    async with asyncio.TaskGroup() as tasks:
-        popped = tasks.create_task(client.blpop(["list"], timeout=5))
-        tasks.create_task(client.rpush("list", "item"))
-    assert list(popped.result()) == ["list", "item"]
-    assert await client.register_script("return ARGV[1]")(args=["x"]) == "x"
-    async with client.pubsub() as pubsub:
-        await pubsub.subscribe("channel")
-        await client.publish("channel", "hello")
-        async for message in pubsub.listen():
-            if message["type"] == "message":
-                assert message["data"] == "hello"
-                return
 
 
 @pytest.mark.parametrize("run", RUNNERS)
@@ -250,11 +207,13 @@ def test_a_pubsub_whose_loop_runs_in_another_thread_is_refused(client: Client) -
         return asyncio.run_coroutine_threadsafe(use, loop).result(10)
 
     there(pubsub.subscribe("channel"))
+    assert there(pubsub.get_message(timeout=5))["type"] == "subscribe"
+    reading = asyncio.run_coroutine_threadsafe(pubsub.get_message(timeout=60), loop)
     for _ in range(40):
         with pytest.raises(LoopConflictError):
             asyncio.run(pubsub.get_message(timeout=1))
     there(client.publish("channel", "hello"))
-    assert [there(pubsub.get_message(timeout=5))["type"] for _ in range(2)] == ["subscribe", "message"]
+    assert reading.result(10)["data"] == "hello"
     there(pubsub.aclose())
     there(client.aclose())
     loop.call_soon_threadsafe(loop.stop)
@@ -381,12 +340,43 @@ def test_no_credentials_in_labels() -> None:
     assert client.connection_pool.name == "queue"
 
 
-def test_bad_options_are_refused_at_construction() -> None:
-    with pytest.raises(loopwatch.ConfigurationError, match="single_connection_client"):
-        redis_from_url("redis://localhost", single_connection_client=True)
-    with pytest.raises(loopwatch.ConfigurationError, match="pool_class"):
-        RedisConnectionPool(pool_class=RedisConnectionPool)
-    with pytest.raises(ValueError, match="scheme"):
-        redis_from_url("localhost:6379")
-    with pytest.raises(ValueError, match="max_connections"):
-        redis_from_url("redis://localhost", max_connections=-1)
+BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"single_connection_client": True}, r"ties a client to one event loop: leave it out"),
+    ({"pool_class": RedisConnectionPool}, "pool_class is the kind of pool that each loop has"),
+    ({"pool_class": redis.ConnectionPool}, "pool_class must be a class of redis.asyncio"),
+    ({"pool_class": redis.BlockingConnectionPool}, "pool_class must be a class of redis.asyncio"),
+    ({"pool_class": Redis}, "pool_class must be a class of redis.asyncio"),
+    ({"pool_class": "blocking"}, "pool_class"),
+    ({"connection_class": redis.Connection}, "connection_class must be a class of redis.asyncio"),
+    ({"max_connections": 0}, "max_connections must be at least 1"),
+    ({"max_connections": -1}, "max_connections must be at least 1"),
+    ({"max_connections": 2.5}, "max_connections must be at least 1"),
+    ({"socket_timeuot": 5}, "Connection refuses an option: .* 'socket_timeuot'"),
+    ({"timeout": 5}, "refuses an option: .* 'timeout'"),  # a blocking pool has it
+    ({"leak_threshold": -1}, "leak_threshold"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
+def test_bad_options_are_refused_at_construction(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(loopwatch.ConfigurationError, match=message) as caught:
+        redis_from_url("redis://someone:secret@localhost", **options)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_bad_url_is_refused_without_its_password() -> None:
+    for url in ("localhost:6379", "reddis://someone:secret@localhost"):
+        with pytest.raises(ValueError, match="scheme") as caught:
+            redis_from_url(url)
+        assert "secret" not in str(caught.value)
+
+
+def test_repr_has_no_credentials() -> None:
+    client = redis_from_url("redis://someone:secret@localhost:6379/2", name="queue")
+    assert "<RedisConnectionPool 'queue' localhost:6379/2 loops=0>" in repr(client)
+    assert "secret" not in repr(client)
+
+
+def test_a_call_without_a_loop_says_what_to_write(client: Client) -> None:
+    with pytest.raises(RuntimeError, match=r"use it inside a coroutine, for example through loopwatch.run_async"):
+        client.connection_pool.get_available_connection()

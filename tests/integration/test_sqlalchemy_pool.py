@@ -385,8 +385,3 @@ def test_observe_shows_an_engine_of_somebody_else_with_connections_of_a_dead_loo
     engine.sync_engine.dispose(close=False)
     del engine
     gc.collect()
-
-
-def test_pool_timeout_and_sync_urls_keep_sqlalchemys_errors() -> None:
-    with pytest.raises(exc.InvalidRequestError, match="asyncio"):
-        loopwatch.create_async_engine("sqlite://")

@@ -14,6 +14,7 @@ import httpx2
 from celery import Celery, Task
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
+from redis.asyncio.sentinel import Sentinel
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -66,6 +67,8 @@ plan.limit = 300  # type: ignore[misc]
 # ------------------------------------------------------------------------------------------------ Redis, HTTP
 assert_type(loopwatch.redis_from_url("redis://localhost", max_connections=10), Redis)
 Redis(connection_pool=loopwatch.RedisConnectionPool.from_url("redis://localhost"))
+sentinel = Sentinel([("localhost", 26379)])  # type: ignore[no-untyped-call]  # redis-py
+sentinel.master_for("mymaster", connection_pool_class=loopwatch.RedisSentinelPool)
 loopwatch.redis_from_url(b"redis://localhost")  # type: ignore[arg-type]
 assert_type(loopwatch.http_client(library="httpx", timeout=30), httpx.AsyncClient)
 assert_type(loopwatch.http_client(library="httpx2"), httpx2.AsyncClient)
@@ -95,6 +98,7 @@ async def per_loop() -> None:
 # ----------------------------------------------------------------------------------------------------- Celery
 app: Celery[Any] = Celery("app", task_cls=loopwatch.AsyncTask)
 loopwatch.instrument(app, interval=10, release="1.2")
+loopwatch.instrument(app, event_loop="uvloop", stall_threshold=None, check_async_tasks=False)
 loopwatch.instrument("app")  # type: ignore[arg-type]
 assert_type(loopwatch.run_async(add(1, 2), timeout=60), int)
 assert_type(loopwatch.run_async(lambda: add(1, 2)), int)

@@ -1,23 +1,35 @@
 """`AsyncTask` and `instrument` without a worker: eager calls and what is refused."""
 # Celery is typed in parts, and its hooks are not made for coroutines.
-# mypy: disable-error-code="untyped-decorator,override"
+# mypy: disable-error-code="untyped-decorator,override,attr-defined"
 
 from __future__ import annotations
 
 import asyncio
+import doctest
+import functools
+import importlib
 import inspect
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import celery.app.trace
+import celery.concurrency
+import pydantic
 import pytest
 from celery import Celery
+from celery.app.registry import TaskRegistry
 
 import loopwatch
 from loopwatch.errors import ConfigurationError, RunningLoopError
+from loopwatch.event_loops import use_event_loop
 from loopwatch.runner import close_loops
 from loopwatch.telemetry.stats import NO_TASK, TaskContext, current_task
+
+# Celery offers each test's tasks to the applications of all the others.
+pytestmark = pytest.mark.filterwarnings("ignore:Task name .* is already registered")
 
 
 @pytest.fixture
@@ -25,6 +37,14 @@ def app() -> Iterator[Any]:
     with Celery("app", broker="memory://", backend="cache+memory://", task_cls=loopwatch.AsyncTask) as app:
         app.conf.task_always_eager = True
         yield app
+    close_loops()
+
+
+@pytest.mark.parametrize("module", ["celery.instrument", "celery.task", "green", "runner"])
+def test_the_examples_run(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"loopwatch.{module}"))
+    assert results.attempted
+    assert not results.failed
     close_loops()
 
 
@@ -152,3 +172,195 @@ def test_the_current_task_is_told_and_nested_eager_tasks_keep_the_queue(app: Cel
     outer.delay().get()
     assert [(context.queue_name, context.name) for context in seen] == [("celery", inner.name)]
     assert current_task.get() == NO_TASK
+
+
+class Model(pydantic.BaseModel):
+    number: int
+
+
+def test_pydantic_validates_and_dumps_around_the_coroutine(app: Celery) -> None:
+    @app.task(pydantic=True, autoretry_for=(KeyError,))
+    async def free(model: Model) -> Model:
+        await asyncio.sleep(0)
+        return Model(number=model.number + 1)
+
+    @app.task(pydantic=True, bind=True)
+    async def bound(self: Any, model: Model) -> Model:
+        await asyncio.sleep(0)
+        return Model(number=model.number + len(self.request.id))
+
+    assert free.apply(({"number": 1},)).get() == {"number": 2}
+    assert bound.apply(({"number": 1},), task_id="seven__").get() == {"number": 8}
+    with pytest.raises(pydantic.ValidationError):
+        free.apply(({"number": "one"},)).get()
+
+
+# ---------------------------------------------------------------- tasks that nobody awaits
+async def _coroutine_function() -> None: ...
+
+
+def _decorated(app: Celery) -> None:
+    app.task(name="unawaited")(_coroutine_function)
+
+
+def _decorated_with_options(app: Celery) -> None:
+    app.task(name="unawaited", autoretry_for=(ValueError,), pydantic=True, bind=False)(_coroutine_function)
+
+
+def _explicit_base(app: Celery) -> None:
+    app.task(name="unawaited", base=celery.Task)(_coroutine_function)
+
+
+def _class_based(app: Celery) -> None:
+    class Unawaited(celery.Task):  # type: ignore[type-arg]
+        name = "unawaited"
+        autoretry_for = (ValueError,)
+
+        async def run(self) -> None: ...
+
+    app.register_task(Unawaited())
+
+
+def _shared(app: Celery) -> None:
+    # Not `shared_task`, which would give the task to every application of this test process, for ever.
+    app._task_from_fun(_coroutine_function, name="unawaited")
+
+
+WAYS = [_decorated, _decorated_with_options, _explicit_base, _class_based, _shared]
+
+
+@pytest.fixture
+def plain_app() -> Iterator[Any]:
+    with Celery("plain", broker="memory://", set_as_current=False) as app:
+        yield app
+
+
+@pytest.mark.parametrize("register", WAYS)
+@pytest.mark.parametrize("lazily", [True, False])
+@pytest.mark.parametrize("first", ["instrument", "register"])
+def test_a_coroutine_function_that_nobody_awaits_is_refused(
+    plain_app: Celery, register: Callable[[Celery], None], lazily: bool, first: str
+) -> None:
+    def act() -> None:
+        if first == "instrument":
+            loopwatch.instrument(plain_app)
+        if not lazily:
+            plain_app.finalize()
+        register(plain_app)
+        if first == "register":
+            loopwatch.instrument(plain_app)
+        plain_app.finalize()
+
+    with pytest.raises(ConfigurationError, match=r"'unawaited'.*base=loopwatch\.AsyncTask.*task_cls=.*run_async"):
+        act()
+    if first == "instrument":
+        assert "unawaited" not in plain_app.tasks
+
+
+def test_tasks_that_are_awaited_are_accepted(plain_app: Celery) -> None:
+    loopwatch.instrument(plain_app)
+
+    class Awaiting(celery.Task):  # type: ignore[type-arg]
+        abstract = True
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return loopwatch.run_async(super().__call__(*args, **kwargs))
+
+    def runs_it(function: Callable[[], Any]) -> Callable[[], Any]:
+        return functools.wraps(function)(lambda: loopwatch.run_async(function))
+
+    plain_app.task(name="one", base=loopwatch.AsyncTask)(_coroutine_function)
+    plain_app.task(name="two", base=Awaiting)(_coroutine_function)
+    plain_app.task(name="three")(runs_it(_coroutine_function))
+    plain_app.task(name="four", base=loopwatch.AsyncTask, pydantic=True, autoretry_for=(ValueError,))(
+        _coroutine_function
+    )
+    plain_app.finalize()
+    for name in ("one", "two", "three", "four"):
+        assert plain_app.tasks[name].apply().get() is None
+    close_loops()
+
+
+def test_a_task_that_another_application_offers_is_not_taken(plain_app: Celery) -> None:
+    loopwatch.instrument(plain_app)
+    with Celery("other", broker="memory://", task_cls=loopwatch.AsyncTask, set_as_current=False) as other:
+        other.task(name="offered")(_coroutine_function)
+        plain_app.finalize()
+        assert "offered" not in plain_app.tasks
+        assert other.tasks["offered"].apply().get() is None
+    close_loops()
+
+
+def test_a_replaced_tracer_awaits(plain_app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """celery-aio-pool, and applications that do the same by hand."""
+    original = celery.app.trace.build_tracer
+    monkeypatch.setattr("celery.app.trace.build_tracer", lambda *args, **options: original(*args, **options))
+    loopwatch.instrument(plain_app)
+    _explicit_base(plain_app)
+    plain_app.finalize()
+    assert "unawaited" in plain_app.tasks
+
+
+@pytest.mark.parametrize("custom", [True, False])
+def test_a_pool_for_coroutines_awaits(plain_app: Celery, monkeypatch: pytest.MonkeyPatch, custom: bool) -> None:
+    if custom:
+        monkeypatch.setenv("CELERY_CUSTOM_WORKER_POOL", "celery_aio_pool.pool:AsyncIOPool")
+    else:
+        monkeypatch.setitem(celery.concurrency.ALIASES, "asyncio", "celery.concurrency.aio:TaskPool")
+    loopwatch.instrument(plain_app)
+    _explicit_base(plain_app)
+    plain_app.finalize()
+    assert "unawaited" in plain_app.tasks
+
+
+def test_the_check_can_be_left_out(plain_app: Celery) -> None:
+    loopwatch.instrument(plain_app, check_async_tasks=False)
+    _explicit_base(plain_app)
+    plain_app.finalize()
+    assert "unawaited" in plain_app.tasks
+
+
+def test_a_registry_of_the_applications_own_stays_what_it_is() -> None:
+    class Registry(TaskRegistry):
+        def names(self) -> set[str]:
+            return set(self)
+
+    registry = Registry()
+    with Celery(
+        "own",
+        broker="memory://",
+        tasks=registry,  # type: ignore[arg-type]
+        set_as_current=False,
+    ) as app:
+        loopwatch.instrument(app)
+        assert app.tasks is registry
+        assert isinstance(registry, Registry)
+        assert registry.names()
+        with pytest.raises(ConfigurationError, match="unawaited"):
+            _class_based(app)
+
+
+# ---------------------------------------------------------------- event_loop=
+def test_an_unknown_event_loop_is_refused(plain_app: Celery) -> None:
+    with pytest.raises(ConfigurationError, match="'asyncio', 'uvloop'"):
+        loopwatch.instrument(plain_app, event_loop="trio")
+
+
+def test_uvloop_missing_says_what_to_install(plain_app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with pytest.raises(ConfigurationError, match="pip install uvloop"):
+        loopwatch.instrument(plain_app, event_loop="uvloop")
+
+
+def test_uvloop_is_used_for_both_loops(plain_app: Celery) -> None:
+    async def kind() -> str:
+        return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+    loopwatch.instrument(plain_app, event_loop="uvloop")
+    try:
+        assert loopwatch.run_async(kind) == loopwatch.run_async(kind, shared=True) == "uvloop"
+        close_loops()
+    finally:
+        use_event_loop("asyncio")
+    assert loopwatch.run_async(kind) == loopwatch.run_async(kind, shared=True) == "asyncio"
+    close_loops()

@@ -12,7 +12,7 @@ from loopwatch.errors import LoopConflictError, LoopwatchError, MissingExtraErro
 @pytest.mark.parametrize(
     "error",
     [
-        LoopConflictError("no", resource="asyncpg", kind="cross_loop", owner="A", user="B"),
+        LoopConflictError("no", resource="asyncpg", kind="cross_loop", owner="A", user="B", made_at="here"),
         MissingExtraError("observe", "sqlalchemy", "sqlalchemy"),
     ],
 )

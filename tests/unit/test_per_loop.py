@@ -19,8 +19,6 @@ from loopwatch.loop_end import DISPOSE_TIMEOUT
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
 
-pytest_plugins = ["pytester"]
-
 
 class Thing:
     """A resource that knows where it was made and where it was ended."""
@@ -324,65 +322,6 @@ def test_under_anyio(things: PerLoop[Thing]) -> None:
     made = [anyio.run(get, things) for _ in range(2)]
     assert len(set(made)) == 2
     assert all(thing.ended_on == [thing.loop] for thing in made)
-
-
-UNDER_PYTEST = """
-    import asyncio
-    import pytest
-    from loopwatch import PerLoop
-
-    ended = []
-    async def end(value):
-        ended.append(asyncio.get_running_loop())
-    things = PerLoop(object, dispose=end)
-    seen = {}
-
-    def note(name):
-        seen.setdefault(name, set()).add(id(things.get()))
-
-    async def test_function_1(): note("function")
-    async def test_function_2(): note("function")
-
-    @pytest.mark.asyncio(loop_scope="module")
-    async def test_module_1(): note("module")
-    @pytest.mark.asyncio(loop_scope="module")
-    async def test_module_2(): note("module")
-
-    @pytest.mark.asyncio(loop_scope="session")
-    async def test_session_1(): note("session")
-    @pytest.mark.asyncio(loop_scope="session")
-    async def test_session_2(): note("session")
-
-    @pytest.fixture(params=["asyncio"])
-    def anyio_backend(request): return request.param
-    @pytest.mark.anyio
-    async def test_anyio(): note("anyio")
-
-    def test_values_were_as_long_lived_as_their_loops():
-        assert {name: len(ids) for name, ids in seen.items()} == {"function": 2, "module": 1, "session": 1, "anyio": 1}
-        asyncio.run(get())  # sweeps
-        assert len(things) == 2  # the module's and the session's
-
-    async def get():
-        things.get()
-"""
-
-
-def test_under_pytest_asyncio_and_anyio_s_plugin(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        test_loops=UNDER_PYTEST,
-        test_zz_afterwards="""
-            from test_loops import ended, things
-            async def test_the_module_has_ended():
-                assert len(things) == 1  # the session's
-                assert len(ended) == 5
-        """,
-    )
-    pytester.makeini(
-        "[pytest]\nfilterwarnings = error\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
-    )
-    result = pytester.runpytest_subprocess()
-    result.assert_outcomes(passed=9)
 
 
 def test_many_threads_each_with_many_loops(things: PerLoop[Thing]) -> None:

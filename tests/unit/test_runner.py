@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from loopwatch.conflicts import classify
 from loopwatch.errors import ConfigurationError, RunningLoopError
 from loopwatch.per_loop import PerLoop
 from loopwatch.runner import close_loops, run_async
@@ -135,6 +136,88 @@ def test_bad_arguments_are_refused() -> None:
         run_async(_loop(), timeout=0)
     with pytest.raises(TypeError, match="coroutine or a function"):
         run_async(42)  # type: ignore[arg-type]
+
+
+async def _generator() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("subject", [_generator, _generator()], ids=["function", "object"])
+def test_an_async_generator_is_refused(shared: bool, subject: Any) -> None:
+    with pytest.raises(TypeError, match="an async generator: write a coroutine function with `async for`"):
+        run_async(subject, shared=shared)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_function_that_makes_nothing_to_await_is_refused(shared: bool) -> None:
+    with pytest.raises(TypeError, match=r"run_async\(\) was given .*, which made 'int'"):
+        run_async(lambda: 42, shared=shared)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_coroutine_that_was_awaited_already_is_refused(shared: bool) -> None:
+    coroutine = _loop()
+    run_async(coroutine)
+    with pytest.raises(RuntimeError, match="already awaited"):
+        run_async(coroutine, shared=shared)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_task_or_a_future_of_another_loop_is_refused(shared: bool) -> None:
+    other = asyncio.new_event_loop()
+    future: asyncio.Future[None] = other.create_future()
+    task = other.create_task(asyncio.sleep(0))
+    for foreign in (future, task):
+        with pytest.raises(TypeError, match="belongs to the loop that made it: pass the coroutine itself"):
+            run_async(foreign, shared=shared)  # type: ignore[arg-type]
+        error: pytest.ExceptionInfo[BaseException]
+        with pytest.raises((RuntimeError, ValueError), match="loop") as error:
+            run_async(lambda foreign=foreign: foreign, shared=shared, timeout=10)  # type: ignore[misc]
+        conflict = classify(error.value)
+        assert conflict is not None
+        assert conflict.kind == "cross_loop"
+    other.run_until_complete(task)
+    other.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_after_the_loops_were_closed_it_makes_new_ones(shared: bool) -> None:
+    before = run_async(_loop, shared=shared)
+    close_loops()
+    close_loops()
+    assert before.is_closed()
+    after = run_async(_loop, shared=shared)
+    assert after is not before
+    assert not after.is_closed()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_closing_the_loops_inside_one_of_them_leaves_it_running(shared: bool) -> None:
+    async def close() -> asyncio.AbstractEventLoop:
+        close_loops()
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop()
+
+    assert run_async(close, shared=shared) is run_async(_loop, shared=shared)
+
+
+@forks_with_threads
+@pytest.mark.parametrize("shared", [False, True])
+def test_in_a_child_that_was_forked_inside_a_coroutine_it_works(shared: bool) -> None:
+    async def fork() -> int:
+        pid = os.fork()
+        if pid == 0:
+            answer = 1
+            try:
+                loops = {run_async(_loop, timeout=30), run_async(_loop, timeout=30, shared=True)}
+                answer = 0 if len(loops) == 2 and not loops & before else 2
+            finally:
+                os._exit(answer)
+        return (await asyncio.to_thread(os.waitpid, pid, 0))[1]
+
+    before = {run_async(_loop), run_async(_loop, shared=True)}
+    assert run_async(fork(), shared=shared) == 0
 
 
 @pytest.mark.parametrize("shared", [False, True])
