@@ -15,15 +15,17 @@ from loopwatch_monitor.state.ledger import Now
 def test_an_intake_need_not_wait_while_a_page_is_made() -> None:
     """The clock is read with the state locked: what holds it holds the lock."""
     locked, go_on = threading.Event(), threading.Event()
+    pages: list[threading.Thread] = []
 
     def clock() -> Now:
-        if threading.current_thread() is page:
+        if threading.current_thread() in pages:
             locked.set()
             go_on.wait()
         return Now(0.0, 1e9)
 
     hub = Hub(Settings(broker_url="memory://"), status=BrokerStatus(up=True), version="1", clock=clock)
     page = threading.Thread(target=hub.page)
+    pages.append(page)
     page.start()
     locked.wait()
     batch = Batch(malformed=Counter(json=3))
