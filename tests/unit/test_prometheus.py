@@ -21,7 +21,7 @@ def _gauges() -> Iterator[Gauge]:
 
 @pytest.fixture
 def page() -> Iterator[dict[str, list[tuple[dict[str, str], float]]]]:
-    STATS.count(catalogue.NOTIFICATIONS, ("", "notify"), 3)
+    STATS.count(catalogue.NOTIFICATIONS, ("", "scraped"), 3)
     STATS.count(catalogue.TASK_POOL_USES, ("q", "task", "main"), 2)
     for seconds in (0.001, 0.02, 100.0):
         STATS.observe(catalogue.POOL_WAIT, ("q", "scraped"), seconds)
@@ -40,7 +40,7 @@ Page = dict[str, list[tuple[dict[str, str], float]]]
 
 
 def test_counters_gauges_and_histograms(page: Page) -> None:
-    assert ({"hostname": "api-1", "queue_name": "", "operation": "notify"}, 3.0) in page[
+    assert ({"hostname": "api-1", "queue_name": "", "operation": "scraped"}, 3.0) in page[
         "loopwatch_notifications_total"
     ]
     assert page["loopwatch_task_pool_uses_total"][-1][0].keys() == {"queue_name", "name", "pool"}
