@@ -1,4 +1,4 @@
-"""`make bench`: medians and ratios against the baseline of the same run, on an embedded PostgreSQL; the results go to
+"""`make bench`: medians and ratios against the baseline of the same run, on servers of its own; the results go to
 `benchmarks/results.json` and into `docs/benchmarks.md`."""
 
 from __future__ import annotations
@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 from app.demo.servers import ServerError, start_postgres
+from benchmarks import library, monitor
 from benchmarks.harness import Comparison
-from benchmarks.library import comparisons
 from benchmarks.results import as_json, as_markdown, machine, replace_between
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +20,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def main() -> int:
-    """Runs, prints and writes every comparison; exit code 2 when there is no PostgreSQL."""
+    """Runs, prints and writes every comparison; exit code 2 when a server is missing."""
     where, found = machine(), list[Comparison]()
     with tempfile.TemporaryDirectory(prefix="loopwatch-bench-") as directory:
         try:
@@ -27,11 +28,14 @@ def main() -> int:
         except ServerError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 2
+        url = server.url.replace("postgresql:", "postgresql+asyncpg:")
         try:
-            # The monitor's (intake, scrape) join here: a module beside `library`, one more loop.
-            for comparison in comparisons(server.url.replace("postgresql:", "postgresql+asyncpg:")):
+            for comparison in chain(library.comparisons(url), monitor.comparisons(Path(directory))):
                 _print(comparison)
                 found.append(comparison)
+        except ServerError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 2
         finally:
             server.close()
     results = as_json(found, where)

@@ -18,7 +18,7 @@ class Target:
 
     Attributes:
         what: the claim in words.
-        measured, limit: in ``unit`` (``us``, ``x`` or ``bytes``); reached is what stays at or below the limit.
+        measured, limit: in ``unit`` (``us``, ``x``, ``bytes`` or none); reached is what stays at or below the limit.
     """
 
     what: str

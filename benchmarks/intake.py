@@ -30,14 +30,14 @@ from benchmarks.consumers import Consumed
 from benchmarks.stream import envelopes, messages
 from tests.rabbitmq import start_rabbitmq
 
-__all__ = ["burst", "rates_on_rabbitmq", "rates_on_redis"]
+__all__ = ["BURST_TASKS", "Rates", "burst", "rates_on_rabbitmq", "rates_on_redis"]
 
 TASKS = 12_500
 """Four events each."""
 BURST_TASKS = 50_000
 ROUNDS = 3
-Rates = dict[str, float]
-"""Events a CPU-second, the median, by consumer."""
+Rates = dict[str, list[float]]
+"""Events a CPU-second by consumer, round by round."""
 _Publish = Callable[[str, int], None]
 
 
@@ -91,7 +91,7 @@ def _rates(broker: str, publish: _Publish, tasks: int, rounds: int) -> Rates:
                 finally:
                     os.kill(process.pid, signal.SIGCONT)
                 rates.append(_result(process).rate)
-    return {name: statistics.median(rates) for name, rates in found.items()}
+    return found
 
 
 @contextmanager
@@ -171,8 +171,9 @@ def main() -> int:
 
 def _print(broker: str, rates: Rates) -> None:
     print(f"\nEvents a CPU-second, held back in {broker} and then drained")
-    ours = rates["loopwatch"]
-    for name, rate in rates.items():
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    ours = medians["loopwatch"]
+    for name, rate in medians.items():
         print(f"  {name:16} {rate:12,.0f} {ours / rate:7.2f}x", flush=True)
 
 

@@ -15,7 +15,7 @@ __all__ = ["BEGIN", "END", "as_json", "as_markdown", "machine", "replace_between
 
 BEGIN = "<!-- `make bench` writes from here -->"
 END = "<!-- to here -->"
-LIBRARIES = ("sqlalchemy", "asyncpg", "prometheus-client")
+LIBRARIES = ("sqlalchemy", "asyncpg", "celery", "redis", "prometheus-client", "flower")
 
 
 def machine() -> dict[str, Any]:

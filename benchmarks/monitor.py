@@ -1,0 +1,95 @@
+"""What the monitor costs and keeps: `benchmarks.intake` and `benchmarks.scrape` as comparisons of `make bench`.
+
+Rates are told as seconds an event, as everything here is: an event that takes 0.25 x EventReceiver's time is read at
+four times its rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import intake, scrape
+from benchmarks.harness import Comparison, Target, summarise
+
+__all__ = ["comparisons"]
+
+OURS = "loopwatch"
+MEGABYTE = 1e6
+
+
+def comparisons(directory: Path) -> Iterator[Comparison]:
+    """Each measured when it is asked for. Servers keep their data beneath ``directory``.
+
+    Raises:
+        ServerMissingError: there is no Redis or no RabbitMQ.
+    """
+    yield _drained("Redis", intake.rates_on_redis(directory / "redis"), limit=1 / 3.5)
+    yield _drained("RabbitMQ", intake.rates_on_rabbitmq(directory / "rabbitmq"), limit=1 / 1.15)
+    yield _burst(directory / "burst")
+    small, large = scrape.FLEETS.values()
+    yield _hundred_thousand_series(small)
+    yield _small_fleet(small)
+    yield _large_fleet(large)
+
+
+def _drained(broker: str, rates: intake.Rates, *, limit: float) -> Comparison:
+    found = summarise(
+        f"Processor time of an event, held back in {broker} and then drained",
+        {name: [1 / rate for rate in rates[name]] for name in sorted(rates, key="EventReceiver".__ne__)},
+    )
+    target = Target(f"an event from {broker}, to EventReceiver's", found.ratios[OURS], limit, "x")
+    return replace(found, targets=(target,))
+
+
+def _burst(directory: Path) -> Comparison:
+    consumed, seconds = intake.burst(directory)
+    sent = 4 * intake.BURST_TASKS
+    found = summarise(
+        f"A burst of {sent:,} events at Redis' own buffer limits, an event",
+        {"sent, wall-clock time": [seconds / sent], "taken in, processor time": [1 / consumed.rate]},
+    )
+    return replace(
+        found,
+        targets=(
+            Target(f"events lost of {sent:,} in a burst", sent - consumed.events, 0, ""),
+            Target("the monitor's resident memory after it", consumed.end_bytes, 60 * MEGABYTE, "bytes"),
+        ),
+    )
+
+
+def _hundred_thousand_series(fleet: scrape.Fleet) -> Comparison:
+    page = scrape.measure(fleet)
+    ours = page.seconds / page.series * 100_000
+    found = summarise(
+        "Render 100,000 series, processor time",
+        {"prometheus_client": [scrape.prometheus_client_seconds()], OURS: [ours]},
+    )
+    return replace(found, targets=(Target("render 100,000 series", ours * 1e6, 80_000, "us"),))
+
+
+def _small_fleet(fleet: scrape.Fleet) -> Comparison:
+    page = scrape.measure_under_load(fleet)
+    found = summarise(
+        "A scrape of 20 tasks x 8 workers x 3 queues while 10,000 events a second flow",
+        {"p50": [page.p50], "p99": [page.p99]},
+    )
+    return replace(found, targets=(Target("a scrape of a small fleet under load, p99", page.p99 * 1e6, 20_000, "us"),))
+
+
+def _large_fleet(fleet: scrape.Fleet) -> Comparison:
+    page = scrape.measure(fleet)
+    # The claim is for 600,000 series; each of ours has all its buckets.
+    share = 600_000 / page.series
+    found = summarise(
+        f"The page of 500 tasks x 50 workers, {page.series:,} series, processor time",
+        {"rendered": [page.seconds], "rendered and compressed": [page.gzip_seconds]},
+    )
+    return replace(
+        found,
+        targets=(
+            Target("600,000 series rendered and compressed", page.gzip_seconds * share * 1e6, 400_000, "us"),
+            Target("their page, compressed", page.gzip_bytes * share, 5 * MEGABYTE, "bytes"),
+        ),
+    )
