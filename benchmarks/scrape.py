@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from loopwatch_monitor.hub import Hub
+from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.scrape import Variant, render
@@ -64,7 +65,9 @@ def a_hub(fleet: Fleet) -> Hub:
     for task in range(fleet.tasks):
         for worker in range(fleet.workers):
             for queue in queues if fleet.every_queue else [task % fleet.queues]:
-                hub.receive(json.dumps(_life(task, worker, queue)).encode(), "application/json")
+                batch = Batch()
+                batch.add(json.dumps(_life(task, worker, queue)).encode(), "application/json")
+                hub.receive(batch)
     return hub
 
 

@@ -18,9 +18,8 @@ OPTIONS = [option for option in _command.params if isinstance(option, click.Opti
 def flag_row(option: click.Option) -> str:
     """The row of a flag."""
     names = ", ".join(f"`{name}`" for name in option.opts)
-    default = (
-        "" if option.is_flag or option.multiple or not option.default or not option.show_default else option.default
-    )
+    told = option.show_default and option.default and not option.is_flag and not option.multiple
+    default = option.default if told else ""
     return f"| {names} | {f'`{default}`' if default else ''} | {option.help} |"
 
 

@@ -115,8 +115,9 @@ def test_the_health_check_is_a_program() -> None:
 
 
 def test_the_example_of_a_web_configuration_is_right(tmp_path: Path) -> None:
+    both = self_signed(tmp_path).read_text()
     for name in ("server.crt", "server.key"):
-        (tmp_path / name).write_text(self_signed(tmp_path).read_text())
+        (tmp_path / name).write_text(both)
     example = tmp_path / "web-config.yml"
     example.write_text((MONITOR / "web-config.yml").read_text())
     config = read_web_config(example)
@@ -131,12 +132,7 @@ def test_systemd_knows_every_word_of_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
     # The program stands elsewhere here.
     unit.write_text(UNIT.read_text().replace("/opt/loopwatch/bin/loopwatch", "/bin/true"))
-    result = subprocess.run(
-        [analyze, "verify", "--man=no", unit],
-        capture_output=True,
-        check=False,
-        text=True,
-        env={**os.environ, "LC_ALL": "C"},
-    )
+    command = [analyze, "verify", "--man=no", str(unit)]
+    result = subprocess.run(command, capture_output=True, check=False, text=True, env=os.environ | {"LC_ALL": "C"})
     complaints = [line for line in result.stderr.splitlines() if UNIT.name in line]
     assert complaints == []

@@ -47,7 +47,7 @@ BUCKETS = {
     "celery_task_queue_wait_time": (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
 }
 SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
-FLAGS = {
+FLAGS: dict[str, object] = {
     "--broker-url": "",
     "--broker-transport-option": None,
     "--broker-ssl-option": None,
