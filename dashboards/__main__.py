@@ -1,4 +1,4 @@
-"""Writes the dashboards' JSON: ``python -m dashboards [directory]``."""
+"""Writes the dashboards' JSON, ``python -m dashboards [directory]``, and without a directory the PrometheusRule too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards import loop_conflicts
+from dashboards import loop_conflicts, prometheus_rule
 
 DASHBOARDS = {"loop-conflicts.json": loop_conflicts.build}
 """File names, and what builds their content."""
@@ -28,4 +28,6 @@ def main(directory: Path = DIRECTORY) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        prometheus_rule.RULE.write_text(prometheus_rule.render())
     main(*(Path(argument) for argument in sys.argv[1:2]))

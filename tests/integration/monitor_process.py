@@ -91,15 +91,16 @@ def running_monitor(broker: str, directory: Path, *options: str) -> Iterator[Mon
 
 
 @contextmanager
-def running_worker(broker: str, directory: Path, name: str, queues: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A prefork worker of `monitor_tasks`, ready to work."""
+def running_worker(
+    broker: str, directory: Path, name: str, queues: str, *, events: bool = True
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A prefork worker of `monitor_tasks`, ready to work. ``events``: whether it sends those of its tasks."""
     log = directory / f"{name}.log"
     arguments = [
         "-P",
         "prefork",
         "-c",
         "2",
-        "-E",
         "-l",
         "INFO",
         "-n",
@@ -110,7 +111,7 @@ def running_worker(broker: str, directory: Path, name: str, queues: str) -> Iter
         "--without-gossip",
     ]
     command = [sys.executable, "-m", "celery", "-A", "tests.integration.monitor_tasks", "worker", *arguments]
-    environment = os.environ | {"TEST_BROKER": broker}
+    environment = os.environ | {"TEST_BROKER": broker, "TEST_EVENTS": "1" if events else ""}
     root = Path(__file__).parents[2]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=root)

@@ -11,7 +11,7 @@ from celery import Celery
 app = Celery("monitor_tasks", broker=os.environ["TEST_BROKER"])
 app.conf.update(
     task_send_sent_event=True,
-    worker_send_task_events=True,
+    worker_send_task_events=bool(os.environ.get("TEST_EVENTS")),
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def test_a_key_that_is_no_list_costs_the_others_nothing(redis_url: str) -> None:
 
 
 def test_messages_and_consumers_on_rabbitmq_and_a_missing_queue_kills_no_answer(rabbitmq_url: str) -> None:
-    with Connection(rabbitmq_url) as other, other.channel() as channel:
+    with Connection(rabbitmq_url) as other, other.channel() as opened:
+        channel: Any = opened
         Queue("own", exclusive=True, channel=channel).declare()
         Queue("logs", durable=True, channel=channel).declare()
         channel.basic_consume("own", no_ack=True)
@@ -138,6 +140,14 @@ def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> 
     assert "secret" not in str(logged)
 
 
+def asked(url: str) -> None:
+    ask_queues(url, ["q"], **PLAIN)
+
+
+def twice(failures: list[int]) -> bool:
+    return len(failures) >= 2
+
+
 def test_a_broker_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loopwatch_monitor.polls.thread.ANSWER_SECONDS", 0.2)
     with socket.socket() as silent:
@@ -150,11 +160,11 @@ def test_a_broker_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.M
                 "queues",
                 url=url,
                 seconds=0.01,
-                ask=lambda url=url: ask_queues(url, ["q"], **PLAIN),  # type: ignore[misc]
-                failed=lambda failures=failures: failures.append(1),  # type: ignore[misc]
+                ask=partial(asked, url),
+                failed=partial(failures.append, 1),
             )
             poll.start()
-            until(lambda failures=failures: len(failures) >= 2, f"{scheme}'s failures")  # type: ignore[misc]
+            until(partial(twice, failures), f"{scheme}'s failures")
             poll.close()
 
 

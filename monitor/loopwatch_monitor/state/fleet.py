@@ -103,7 +103,8 @@ class Fleet:
             decode.TaskRevoked: tasks.revoked,
             decode.TaskRejected: tasks.rejected,
         }
-        self._folds |= dict.fromkeys(self._task_folds, self._fold_worked)
+        for kind in self._task_folds:
+            self._folds[kind] = self._fold_worked  # type: ignore[index]  # each is one of `AnyEvent`
 
     def fold(self, event: decode.AnyEvent | decode.OtherEvent, now: Now) -> None:
         """Takes in one event."""

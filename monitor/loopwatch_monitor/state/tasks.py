@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from sys import intern
 
 import msgspec
 
@@ -106,7 +107,7 @@ class Tasks:
             # Its old self may still stand in a queue's line.
             task.queued = None
             task = self._tasks[event.uuid] = Task(task.name)
-        task.queue = queue = cut(self._queue_sent_to(event))
+        task.queue = queue = intern(cut(self._queue_sent_to(event)))
         task.sent, task.waits_since = True, event.timestamp
         self._series.count(catalogue.TASK_SENT, task.name or UNKNOWN, self._sender or event.hostname, queue or UNKNOWN)
         line = self._queues.get(queue)
@@ -163,7 +164,8 @@ class Tasks:
                 self._ledger.evictions["tasks"] += 1
             task = self._tasks[uuid] = Task()
         if name:
-            task.name = name if len(name) <= MAX_LENGTH else cut(name)
+            # Half a million tasks have a few hundred names.
+            task.name = intern(name if len(name) <= MAX_LENGTH else cut(name))
         return task
 
     def _forget(self, uuid: str) -> Task:

@@ -133,7 +133,7 @@ def counters(monitored: Monitored) -> dict[tuple[str, str], Value]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(STEP, max_size=12), st.data())
 def test_whatever_comes_nothing_raises_bounds_hold_and_no_counter_falls(steps: list[Any], data: st.DataObject) -> None:
     # In any order, some twice, some never.
@@ -162,7 +162,7 @@ def fell(before: Value, now: Value) -> bool:
     return now < before
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(STEP, max_size=12))
 def test_once_all_are_silent_for_long_nothing_is_left_but_what_tells_no_host_apart(steps: list[Any]) -> None:
     monitored = tiny(purge=600)
@@ -177,7 +177,7 @@ def test_once_all_are_silent_for_long_nothing_is_left_but_what_tells_no_host_apa
             assert monitored.series(metric) == {}
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(EVENT, max_size=15), st.data())
 def test_how_snapshots_are_batched_makes_no_difference(stream: list[dict[str, Any]], data: st.DataObject) -> None:
     together, mixed = Batch(), []
