@@ -10,6 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -325,6 +326,24 @@ def test_under_anyio(things: PerLoop[Thing]) -> None:
     made = [anyio.run(get, things) for _ in range(2)]
     assert len(set(made)) == 2
     assert all(thing.ended_on == [thing.loop] for thing in made)
+
+
+@pytest.mark.parametrize("kind", ["lock", "event", "queue"])
+def test_locks_events_and_queues_are_each_loop_s(kind: str, loops: list[asyncio.AbstractEventLoop]) -> None:
+    """A waiter binds each of them to its loop: shared, the second loop is refused."""
+    things: PerLoop[Any] = PerLoop({"lock": asyncio.Lock, "event": asyncio.Event, "queue": asyncio.Queue}[kind])
+
+    async def wait() -> None:
+        thing = things.get()
+        if kind == "lock" and not thing.locked():
+            await thing.acquire()
+        waiting = {"lock": "acquire", "event": "wait", "queue": "get"}[kind]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(getattr(thing, waiting)(), 0.01)
+
+    for loop in (*loops, *loops):
+        loop.run_until_complete(wait())
+    assert len(set(map(id, things))) == len(loops)
 
 
 def test_sockets_that_cannot_be_reached_cost_nobody_else_anything(
