@@ -40,7 +40,7 @@ def child(engine: AsyncEngine, what: str, inherited: asyncio.AbstractEventLoop, 
         engine.sync_engine.dispose(close=False)
     elif what == "close the loop":
         inherited.close()
-    elif what == "use what is held":
+    elif what.startswith("use what is held"):
         try:
             inherited.run_until_complete(asyncio.wait_for(held.execute(text("INSERT INTO mine VALUES (1)")), 1))
         except (TimeoutError, DBAPIError):
@@ -56,6 +56,9 @@ def main(url: str, flavour: str, what: str) -> None:
     engine = loopwatch.create_async_engine(url)
     loop = uvloop.new_event_loop() if flavour == "uvloop" else asyncio.new_event_loop()
     held = loop.run_until_complete(open_transaction(engine))
+
+    if what.endswith("disposed of"):
+        loop.run_until_complete(engine.dispose(close=False))
 
     # Another thread holds our lock at the moment of the fork.
     locked, release = threading.Event(), threading.Event()

@@ -18,7 +18,7 @@ USES = ["use it", "dispose", "dispose(close=False)"]
     ("flavour", "what"),
     [
         *itertools.product(["asyncio", "uvloop"], USES),
-        *(("asyncio", what) for what in ("close the loop", "use what is held")),
+        *(("asyncio", what) for what in ("close the loop", "use what is held", "use what is held, disposed of")),
     ],
 )
 def test_a_fork_with_open_connections_harms_neither_side(database_url: str, flavour: str, what: str) -> None:
