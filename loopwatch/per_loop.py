@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import weakref
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from loopwatch.loop_end import dispose_of, is_ending, lasting, lastingly, note_ending, retrieve, start
@@ -31,6 +33,8 @@ from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge, hold_weakly
 
 __all__ = ["PerLoop", "add_holder", "is_ending", "lasting", "process_exits", "sweep"]
+
+logger = logging.getLogger("loopwatch")
 
 T = TypeVar("T")
 Reason = Literal["loop_end", "loop_closed", "fork", "explicit", "process_exit"]
@@ -48,7 +52,8 @@ class _Entry(Generic[T]):
 
 
 _MISSING: Any = object()
-_instances: weakref.WeakSet[PerLoop[Any]] = weakref.WeakSet()
+_instances: weakref.WeakValueDictionary[int, PerLoop[Any]] = weakref.WeakValueDictionary()
+"""By their ``id``. Not a `WeakSet`, which cannot be gone through while another thread adds to it."""
 _graveyard: list[object] = []
 """What was inherited by a fork: never used, never finalised (asyncpg's ``__del__`` would end the parent's session)."""
 _process_exits = False
@@ -123,7 +128,7 @@ class PerLoop(Generic[T]):
         self._entries: dict[AbstractEventLoop, _Entry[T]] = {}
         self._leaving: dict[_Entry[T], AbstractEventLoop] = {}
         """Taken out, and not yet disposed of."""
-        _instances.add(self)
+        _instances[id(self)] = self
 
     def get(self) -> T:
         """The running loop's value, made now if need be.
@@ -266,7 +271,7 @@ class PerLoop(Generic[T]):
     def _sweep(self) -> None:
         for loop in list(self._entries):
             if loop.is_closed() and (entry := self._entries.pop(loop, None)) is not None:
-                close_all(self._sockets_beneath(loop, entry))
+                self._at_sockets(close_all, loop, entry)
                 if entry.value is not _MISSING:
                     self._disposed("loop_closed")
 
@@ -275,11 +280,20 @@ class PerLoop(Generic[T]):
         self._entries, self._leaving = {}, {}
         _graveyard.append((entries, leaving))
         for entry, loop in leaving.items():
-            neutralise(self._sockets_beneath(loop, entry))
+            self._at_sockets(neutralise, loop, entry)
         for loop, entry in entries.items():
-            neutralise(self._sockets_beneath(loop, entry))
+            self._at_sockets(neutralise, loop, entry)
             if entry.value is not _MISSING:
                 self._disposed("fork")
+
+    def _at_sockets(
+        self, act: Callable[[Iterable[SocketHandle]], None], loop: AbstractEventLoop, entry: _Entry[T]
+    ) -> None:
+        """A client that hides its sockets, in some version of it, must cost neither a task nor the other clients."""
+        try:
+            act(self._sockets_beneath(loop, entry))
+        except Exception as error:  # noqa: BLE001  # the user's code, or the driver's
+            logger.warning("the sockets of %s could not be reached: %s: %s", self.name, type(error).__name__, error)
 
     def _sockets_beneath(self, loop: AbstractEventLoop, entry: _Entry[T]) -> Iterable[SocketHandle]:
         """Those of the value, or of the factory that is under way."""
@@ -328,7 +342,7 @@ def process_exits() -> None:
 
 def sweep() -> None:
     """Ends what is left of closed loops, in every `PerLoop` of the process."""
-    for instance in list(_instances):
+    for instance in _living():
         instance._sweep()
 
 
@@ -338,14 +352,19 @@ def add_holder(holder: Holder) -> None:
     _holders.append(hold_weakly(holder))
 
 
+def _living() -> list[PerLoop[Any]]:
+    return [instance for reference in _instances.valuerefs() if (instance := reference()) is not None]
+
+
 def _engines() -> Iterator[tuple[str, AbstractEventLoop]]:
-    for instance in list(_instances):
+    for instance in _living():
         for loop, _ in instance.live():
             yield instance.name, loop
     for reference in list(_holders):
         holder = reference()
         if holder is None:
-            _holders.remove(reference)
+            with suppress(ValueError):  # another thread has just done it
+                _holders.remove(reference)
         else:
             yield from holder()
 
@@ -365,7 +384,7 @@ STATS.add_source(_gauges)
 
 
 def _after_fork_in_child() -> None:
-    for instance in list(_instances):
+    for instance in _living():
         instance._abandon_after_fork()
 
 

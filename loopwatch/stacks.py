@@ -11,6 +11,8 @@ from itertools import islice
 from traceback import FrameSummary, StackSummary
 from types import FrameType, TracebackType
 
+from loopwatch.redact import redact
+
 __all__ = ["Stack", "caller", "calling_stack", "stack_of", "users_part"]
 
 LIMIT = 20
@@ -35,9 +37,9 @@ class Stack:
         return "".join(f"{file}:{line}" for file, line, _ in self.frames[:1])
 
     def text(self) -> str:
-        """As Python prints a traceback; the source is read now."""
+        """As Python prints a traceback, without the credentials of a URL; the source is read now."""
         summary = StackSummary.from_list([FrameSummary(*frame) for frame in reversed(self.frames)])
-        return "".join(summary.format()).rstrip()
+        return redact("".join(summary.format()).rstrip())
 
 
 def calling_stack(limit: int = LIMIT) -> Stack:

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 from loopwatch.errors import ConfigurationError
 from loopwatch.green import patched_by
+from loopwatch.redact import redact
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import NO_TASK, STATS, current_task
 
@@ -192,7 +193,7 @@ def _told(pulse: Pulse) -> str:
     if waiting is not None and task is not None:
         frames += walk_stack(waiting)
     stack = "".join(StackSummary.extract(reversed(frames[:MAX_FRAMES])).format()).rstrip()
-    return f"{_name(task)} blocks it, here:\n{stack}"
+    return f"{_name(task)} blocks it, here:\n{redact(stack)}"
 
 
 def _name(task: asyncio.Task[Any] | None) -> str:

@@ -9,7 +9,8 @@ would work on another loop, but nobody can know that.
 What is guarded, whatever the driver, is SQLAlchemy's adapter of the connection with its cursors: whoever comes through
 SQLAlchemy is refused before the adapter's own state changes, let alone a byte is sent (a refused ``commit`` must leave
 the owner its transaction). Beneath it asyncpg's and psycopg's own connections (``driver_connection``) are guarded, too;
-aiomysql's, asyncmy's and aiosqlite's are not, nor is a dialect whose adapter is not built on SQLAlchemy's.
+aiomysql's, asyncmy's and aiosqlite's are not, nor is a dialect whose adapter is not built on SQLAlchemy's, nor what
+an ``async_creator`` has borrowed from an `asyncpg.Pool`.
 
 The names with an underscore are private: `tests/integration/test_guard.py` holds them, driver by driver.
 """
@@ -205,7 +206,10 @@ def guard_connect_arguments(driver: str, parameters: dict[str, Any]) -> None:
 def guard_connection(driver: str, connection: Any, owner: Owner) -> None:
     """Guards SQLAlchemy's adapter of a connection, and psycopg's own beneath it."""
     if isinstance(connection, AdaptedConnection):
-        _owners[connection._connection] = owner
+        try:
+            _owners[connection._connection] = owner
+        except TypeError:  # one that takes no weak reference, as that of an `asyncpg.Pool`: it works, unguarded
+            return
         kind: Any = type(connection)
         connection.__class__ = _guarded_adapter(kind)
         if driver.startswith("psycopg"):

@@ -7,6 +7,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,11 +24,16 @@ from loopwatch.adapters.pool_meter import PoolLabels, database_label, pool_gauge
 from loopwatch.connection_budget import Budget
 from loopwatch.errors import ConfigurationError
 from loopwatch.per_loop import PerLoop, sweep
+from loopwatch.sockets import neutralise
 from loopwatch.stacks import caller
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge
 
 __all__ = ["LoopAwarePool"]
+
+_retired: weakref.WeakSet[LoopPool] = weakref.WeakSet()
+"""Disposed of, and perhaps with connections in use."""
+_graveyard: list[LoopPool] = []
 
 
 class LoopAwarePool(AsyncAdaptedQueuePool):
@@ -118,9 +124,7 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
         ``Engine.dispose`` calls it, after `dispose` or (``close=False``) instead of it. The listeners, the registry
         of loops and the dialect's first connect must outlive it, so there is nothing to copy.
         """
-        retired = self.loops.forget()
-        if retired is not None:
-            retired.closing = True
+        self._retire()
         self._invalidate_time = time.time()
         return self
 
@@ -129,12 +133,19 @@ class LoopAwarePool(AsyncAdaptedQueuePool):
 
         Closing a connection from another loop would race with its owner. Works without a running loop too.
         """
-        retired = self.loops.forget()
+        retired = self._retire()
         if retired is not None:
-            retired.closing = True
             retired.dispose()
         self._invalidate_time = time.time()
         sweep()
+
+    def _retire(self) -> LoopPool | None:
+        """Takes this loop's pool out: what is in use is closed on its return."""
+        retired = self.loops.forget()
+        if retired is not None:
+            retired.closing = True
+            _retired.add(retired)
+        return retired
 
     def size(self) -> int:
         """``pool_size``, times the number of loops that have a pool."""
@@ -193,3 +204,14 @@ class _FirstConnectMutex:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    # As `PerLoop` does with those that it still knows.
+    for pool in list(_retired):
+        _graveyard.append(pool)
+        neutralise(pool.sockets())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -20,7 +20,7 @@ from loopwatch.redact import redact
 from loopwatch.stacks import calling_stack, stack_of, users_part
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, current_task
-from loopwatch.telemetry.wire import VERSION
+from loopwatch.telemetry.wire import VERSION, from_json
 
 __all__ = ["REPORTS", "ConflictReport", "ConflictReports", "decode_report"]
 
@@ -68,7 +68,7 @@ class ConflictReport:
 
 def decode_report(data: bytes) -> ConflictReport:
     """The reverse of `ConflictReport.encode`; raises `ValueError` when it is not one. Unknown fields are skipped."""
-    content = json.loads(data)
+    content = from_json(data)
     if not isinstance(content, dict) or content.get("version") != VERSION:
         raise ValueError("not a loopwatch report of this version")
     known = {field.name: content[field.name] for field in fields(ConflictReport) if field.name in content}

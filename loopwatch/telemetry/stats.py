@@ -16,6 +16,7 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
@@ -179,7 +180,8 @@ class Stats:
         for reference in tuple(self._sources):
             source = reference()
             if source is None:
-                self._sources.remove(reference)
+                with suppress(ValueError):  # another thread has just done it
+                    self._sources.remove(reference)
                 continue
             try:
                 for metric, labels, value in source():

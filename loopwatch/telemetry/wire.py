@@ -39,6 +39,7 @@ __all__ = [
     "decode_table",
     "encode_child",
     "encode_table",
+    "from_json",
 ]
 
 VERSION = 1
@@ -47,6 +48,9 @@ CONFLICT_TYPE = "loopwatch-conflict"
 MAX_DATAGRAM = 16_000
 """Bytes. A socket pair's buffer takes about 26 datagrams of 4 kB before a send is refused (measured on Linux)."""
 
+MAX_PID = 2**31 - 1
+"""No system has higher ones, and asking for one would fail."""
+
 # A third less time than json.dumps: made once, and a table cannot hold itself.
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -54,6 +58,14 @@ Labels = tuple[str, ...]
 Value = float | list[float]
 Table = dict[str, dict[Labels, Value]]
 Rows = list[tuple[list[str], Value]]
+
+
+def from_json(data: bytes) -> Any:
+    """What a datagram holds; raises `ValueError` when that is not JSON, or so deep that no reader follows."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("not a loopwatch datagram: nested too deeply") from error
 
 
 def encode_table(table: Mapping[str, Mapping[Labels, Value]]) -> dict[str, Rows]:
@@ -170,11 +182,12 @@ class Part:
 
 def decode_child(data: bytes) -> Part:
     """One datagram; raises `ValueError` (JSON errors are one) when it is not one of ours."""
-    fields = json.loads(data)
+    fields = from_json(data)
     if not isinstance(fields, list) or len(fields) < 9 or fields[0] != VERSION:
         raise ValueError("not a loopwatch datagram of this version")
     _, pid, nonce, slot, seq, part, parts, counters, gauges = fields[:9]
-    if not isinstance(nonce, str) or not all(isinstance(item, int) for item in (pid, slot, seq, part, parts)):
+    whole = all(isinstance(item, int) for item in (pid, slot, seq, part, parts))
+    if not isinstance(nonce, str) or not whole or not 0 < pid <= MAX_PID:
         raise ValueError("a loopwatch datagram with a malformed head")
     try:
         snapshot = ChildSnapshot(pid, nonce, slot, seq, decode_table(counters), decode_table(gauges))

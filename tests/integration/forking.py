@@ -13,6 +13,7 @@ import threading
 
 import uvloop
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import loopwatch
@@ -32,13 +33,19 @@ async def open_transaction(engine: AsyncEngine) -> AsyncConnection:
     return connection
 
 
-def child(engine: AsyncEngine, what: str, inherited: asyncio.AbstractEventLoop) -> None:
+def child(engine: AsyncEngine, what: str, inherited: asyncio.AbstractEventLoop, held: AsyncConnection) -> None:
     if what == "dispose":
         engine.sync_engine.dispose()
     elif what == "dispose(close=False)":
         engine.sync_engine.dispose(close=False)
     elif what == "close the loop":
         inherited.close()
+    elif what.startswith("use what is held"):
+        try:
+            inherited.run_until_complete(asyncio.wait_for(held.execute(text("INSERT INTO mine VALUES (1)")), 1))
+        except (TimeoutError, DBAPIError):
+            os._exit(0)  # it speaks to /dev/null: "connection was closed in the middle of operation"
+        os._exit(1)
     for _ in range(3):
         assert asyncio.run(select(engine)) == 1
         gc.collect()
@@ -49,6 +56,9 @@ def main(url: str, flavour: str, what: str) -> None:
     engine = loopwatch.create_async_engine(url)
     loop = uvloop.new_event_loop() if flavour == "uvloop" else asyncio.new_event_loop()
     held = loop.run_until_complete(open_transaction(engine))
+
+    if what.endswith("disposed of"):
+        loop.run_until_complete(engine.dispose(close=False))
 
     # Another thread holds our lock at the moment of the fork.
     locked, release = threading.Event(), threading.Event()
@@ -63,7 +73,7 @@ def main(url: str, flavour: str, what: str) -> None:
     locked.wait(10)
     pid = os.fork()
     if pid == 0:
-        child(engine, what, loop)
+        child(engine, what, loop, held)
         gc.collect()
         sys.exit(0)  # with all finalisers; a pool child of Celery would end by os._exit
     release.set()

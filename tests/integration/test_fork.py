@@ -15,7 +15,11 @@ USES = ["use it", "dispose", "dispose(close=False)"]
 
 # uvloop hangs when a forked child closes an inherited loop, whether or not anything is connected on it.
 @pytest.mark.parametrize(
-    ("flavour", "what"), [*itertools.product(["asyncio", "uvloop"], USES), ("asyncio", "close the loop")]
+    ("flavour", "what"),
+    [
+        *itertools.product(["asyncio", "uvloop"], USES),
+        *(("asyncio", what) for what in ("close the loop", "use what is held", "use what is held, disposed of")),
+    ],
 )
 def test_a_fork_with_open_connections_harms_neither_side(database_url: str, flavour: str, what: str) -> None:
     done = subprocess.run(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -20,6 +21,7 @@ import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
 from tests.integration import mysql
+from tests.integration.pg import plain
 
 SLOW = {
     "asyncpg": "SELECT 1 FROM pg_sleep(0.02)",
@@ -229,9 +231,9 @@ def test_a_connection_of_a_closed_loop_is_refused(driver: str, url: str) -> None
 
 
 def test_an_engine_with_an_async_creator_is_guarded_too(driver: str, url: str, owner: Owner) -> None:
-    plain = loopwatch.create_async_engine(url)
-    dialect: Any = plain.dialect
-    arguments, options = dialect.create_connect_args(plain.url)
+    other = loopwatch.create_async_engine(url)
+    dialect: Any = other.dialect
+    arguments, options = dialect.create_connect_args(other.url)
 
     async def connect() -> Any:
         if driver == "psycopg":
@@ -246,3 +248,54 @@ def test_an_engine_with_an_async_creator_is_guarded_too(driver: str, url: str, o
     assert error.resource == driver
     owner.run(connection.execute(text("SELECT 1")))
     owner.run(connection.close())
+
+
+async def _terminate(raw: Any) -> None:
+    raw.terminate()
+
+
+OWN_WAYS: dict[tuple[str, str], Callable[[Any], Coroutine[Any, Any, Any]]] = {
+    ("asyncpg", "fetchval"): lambda raw: raw.fetchval("SELECT 1"),
+    ("asyncpg", "execute"): lambda raw: raw.execute("INSERT INTO numbers VALUES (2)"),
+    ("asyncpg", "transaction"): lambda raw: raw.transaction().start(),
+    ("asyncpg", "copy"): lambda raw: raw.copy_records_to_table("numbers", records=[(2,)]),
+    ("asyncpg", "close"): lambda raw: raw.close(),
+    ("asyncpg", "terminate"): _terminate,
+    ("psycopg", "execute"): lambda raw: raw.execute("INSERT INTO numbers VALUES (2)"),
+    ("psycopg", "commit"): lambda raw: raw.commit(),
+    ("psycopg", "rollback"): lambda raw: raw.rollback(),
+}
+"""Ways in that pass SQLAlchemy by: the driver's own connection (``driver_connection``)."""
+
+
+@pytest.mark.parametrize(("driver", "way"), OWN_WAYS, indirect=["driver"])
+def test_the_drivers_own_connection_is_refused_and_its_transaction_goes_on(
+    driver: str, url: str, owner: Owner, way: str
+) -> None:
+    engine = loopwatch.create_async_engine(url)
+    owner.run(make_table(engine))
+    connection: AsyncConnection = owner.run(insert(engine))
+    raw: Any = owner.run(connection.get_raw_connection()).driver_connection
+    misuse(lambda: OWN_WAYS[driver, way](raw))
+    owner.run(connection.execute(text("INSERT INTO numbers VALUES (3)")))
+    owner.run(connection.commit())
+    owner.run(connection.close())
+    assert owner.run(count(engine)) == 2
+
+
+def test_a_connection_borrowed_from_asyncpgs_own_pool_works(database_url: str) -> None:
+    """It cannot be guarded, as it takes no weak reference; that must not keep it from working."""
+
+    async def use() -> int:
+        async with asyncpg.create_pool(plain(database_url), min_size=1, max_size=2) as pool:
+
+            async def borrow() -> Any:
+                return await pool.acquire()
+
+            engine = loopwatch.create_async_engine("postgresql+asyncpg://", async_creator=borrow)
+            async with engine.connect() as connection:
+                answer = int((await connection.execute(text("SELECT 1"))).scalar_one())
+            await engine.dispose()
+        return answer
+
+    assert asyncio.run(use()) == 1

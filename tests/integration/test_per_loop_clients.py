@@ -58,6 +58,14 @@ def test_however_a_loop_ends_nothing_is_left(
             assert number == 0 or descriptors() <= before
 
 
+def test_a_session_of_a_loop_that_lives_is_not_used_by_another(http: HTTPServer) -> None:
+    sessions = make_sessions()
+    with asyncio.Runner() as owner:
+        for _ in range(5):
+            assert owner.run(fetch(sessions, http.url)) == asyncio.run(fetch(sessions, http.url))
+    assert http.become(0)
+
+
 @pytest.mark.parametrize("when", ["open", "making", "disposing"])
 @pytest.mark.parametrize("flavour", ["asyncio", "uvloop"])
 def test_a_fork_at_any_moment_harms_neither_side(database_url: str, http: HTTPServer, flavour: str, when: str) -> None:

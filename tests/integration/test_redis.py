@@ -151,6 +151,28 @@ def test_an_async_generator_that_still_uses_the_client_while_the_loop_ends(clien
     assert asyncio.run(client.get("cleaned")) == "20"
 
 
+def test_a_use_after_the_loop_has_closed_its_connections_leaves_none(client: Client, sessions: Sessions) -> None:
+    async def late() -> AsyncIterator[None]:
+        pools = client.connection_pool._pools
+        before = pools.get()
+        try:
+            yield
+        finally:
+            while pools.peek() is before:  # noqa: ASYNC110  # the loop's end tells nobody
+                await asyncio.sleep(0.01)
+            await client.incr("late")
+
+    async def leave_it_open() -> None:
+        await client.ping()
+        kept.append(late())
+        await anext(kept[0])
+
+    kept: list[AsyncIterator[None]] = []
+    asyncio.run(leave_it_open())
+    assert sessions.become(0)  # by itself: no other loop has swept yet
+    assert asyncio.run(client.get("late")) == "1"
+
+
 def test_a_connection_in_use_goes_back_to_the_pool_that_lent_it(client: Client, sessions: Sessions) -> None:
     """A task closes the client while another one waits for an answer, which redis-py then asks for once more."""
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 import loopwatch
+from loopwatch.adapters import loop_pool
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
 from tests.integration.pg import eventually_sessions, sessions, terminate_sessions
@@ -272,14 +273,22 @@ def test_a_first_use_while_the_loop_shuts_down_leaves_nothing(database_url: str,
 
     run(main())
     assert seen == [1]
+    # By itself: no other loop has swept yet.
+    assert eventually_sessions(database_url, 0) == 0
     asyncio.run(select_one(engine))
     assert eventually_sessions(database_url, 0) == 0
     gc.collect()
 
 
+@pytest.mark.parametrize("patience", [loop_pool.DRAIN, 0.0], ids=["waited for", "too late"])
 def test_a_generator_of_the_users_may_hold_a_connection_to_the_end(
-    database_url: str, run: Callable[..., object]
+    database_url: str,
+    run: Callable[..., object],
+    patience: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(loop_pool, "DRAIN", patience)
     engine = loopwatch.create_async_engine(database_url)
     rows: list[int] = []
     kept: list[AsyncIterator[int]] = []
@@ -298,7 +307,9 @@ def test_a_generator_of_the_users_may_hold_a_connection_to_the_end(
 
     run(main())
     assert rows == [2]
+    # What comes back too late is closed by itself: no other loop has swept yet.
     assert eventually_sessions(database_url, 0) == 0
+    assert ("still in use" in caplog.text) == (not patience)
 
 
 def test_async_sessions_work_on_any_loop(database_url: str) -> None:

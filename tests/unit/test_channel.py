@@ -52,10 +52,12 @@ def test_the_sums_of_the_dead_stay_and_their_gauges_go() -> None:
     assert children.pids() == set()
 
 
-def test_a_pid_that_is_used_again_is_another_child() -> None:
+@pytest.mark.parametrize("buried", [True, False], ids=["known to be dead", "not yet known to be"])
+def test_a_pid_that_is_used_again_is_another_child(*, buried: bool) -> None:
     children = Children()
     children.add(_datagram(1, "a", 9, 5))
-    children.bury({1})
+    if buried:
+        children.bury({1})
     children.add(_datagram(1, "b", 1, 2))
     assert _sum(children) == 7
 
@@ -160,7 +162,7 @@ def test_label_sets_of_the_dead_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("loopwatch.telemetry.children.MAX_DEAD_SERIES", 3)
     children = Children()
     lost = 0
-    for pid in range(5):
+    for pid in range(1, 6):
         rows: dict[wire.Labels, wire.Value] = {LABELS: 1, ("q", f"operation-{pid}"): 1}
         (datagram,) = wire.encode_child(ChildSnapshot(pid, "a", 0, 1, {COUNTER.wire_name: rows}))
         children.add(datagram)

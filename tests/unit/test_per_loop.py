@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -16,6 +18,8 @@ import uvloop
 
 from loopwatch import PerLoop
 from loopwatch.loop_end import DISPOSE_TIMEOUT
+from loopwatch.per_loop import sweep
+from loopwatch.sockets import SocketHandle
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
 
@@ -322,6 +326,70 @@ def test_under_anyio(things: PerLoop[Thing]) -> None:
     made = [anyio.run(get, things) for _ in range(2)]
     assert len(set(made)) == 2
     assert all(thing.ended_on == [thing.loop] for thing in made)
+
+
+@pytest.mark.parametrize("kind", ["lock", "event", "queue"])
+def test_locks_events_and_queues_are_each_loop_s(kind: str, loops: list[asyncio.AbstractEventLoop]) -> None:
+    """A waiter binds each of them to its loop: shared, the second loop is refused."""
+    things: PerLoop[Any] = PerLoop({"lock": asyncio.Lock, "event": asyncio.Event, "queue": asyncio.Queue}[kind])
+
+    async def wait() -> None:
+        thing = things.get()
+        if kind == "lock" and not thing.locked():
+            await thing.acquire()
+        waiting = {"lock": "acquire", "event": "wait", "queue": "get"}[kind]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(getattr(thing, waiting)(), 0.01)
+
+    for loop in (*loops, *loops):
+        loop.run_until_complete(wait())
+    assert len(set(map(id, things))) == len(loops)
+
+
+def test_sockets_that_cannot_be_reached_cost_nobody_else_anything(
+    loops: list[asyncio.AbstractEventLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    def hidden(_: Thing) -> list[SocketHandle]:
+        raise AttributeError("no _transport in this version")
+
+    ours, theirs = PerLoop(Thing, name="hidden", sockets=hidden), PerLoop(Thing, name="theirs")
+    loops[0].run_until_complete(get(ours))
+    loops[0].close()
+    assert loops[1].run_until_complete(get(theirs)).loop is loops[1]
+    assert len(ours) == 0
+    assert "the sockets of hidden could not be reached: AttributeError: no _transport" in caplog.text
+
+
+def test_others_may_be_made_while_the_closed_loops_are_swept() -> None:
+    """As by a task that makes an LLM's client, while the next thread's loop begins."""
+    kept = [PerLoop(Thing) for _ in range(200)]
+    over, errors = threading.Event(), []
+
+    def make() -> None:
+        while not over.is_set():
+            PerLoop(Thing)
+
+    def look() -> None:
+        try:
+            for _ in range(1500):
+                sweep()
+        except RuntimeError as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        maker, lookers = threading.Thread(target=make), [threading.Thread(target=look) for _ in range(2)]
+        for thread in (maker, *lookers):
+            thread.start()
+        for thread in lookers:
+            thread.join()
+    finally:
+        over.set()
+        sys.setswitchinterval(interval)
+    maker.join()
+    assert errors == []
+    assert len(kept) == 200
 
 
 def test_many_threads_each_with_many_loops(things: PerLoop[Thing]) -> None:

@@ -106,6 +106,22 @@ def test_a_coroutine_that_blocks_again_and_again_is_interrupted() -> None:
         _run(block())
 
 
+def test_a_callback_that_blocks_does_not_swallow_the_limit() -> None:
+    """What the signal raised in a callback would be asyncio's to log, and the task would never hear of it."""
+
+    async def wait() -> str:
+        asyncio.get_running_loop().call_soon(time.sleep, 1.0)
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            return "the limit was lost"
+        return ""
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        _run(wait(), limit=0.1)
+
+
 def test_what_blocks_in_a_greenlet_is_interrupted() -> None:
     """SQLAlchemy's ``run_sync`` runs synchronous code on a stack of its own."""
     from sqlalchemy.util import greenlet_spawn

@@ -115,3 +115,12 @@ def test_the_catalogue_is_sound() -> None:
     assert len(exposed) == len(set(exposed))
     assert "loopwatch_pool_wait_seconds_bucket" in exposed
     assert catalogue.by_name("celery_task_failed_total").labels == ("name", "hostname", "queue_name", "exception")
+
+
+def test_a_source_that_another_thread_has_just_dropped_costs_nothing(stats: Stats) -> None:
+    def gone() -> None:  # what two scrapes at once see of a pool that its owner has dropped
+        stats._sources.remove(gone)
+
+    stats._sources.append(gone)
+    stats.add_source(lambda: [(catalogue.LOOPS, (), 2)])
+    assert stats.gauges()["loops"] == {(): 2}
