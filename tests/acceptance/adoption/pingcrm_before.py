@@ -35,7 +35,8 @@ def sync() -> int:
 async def _sync() -> int:
     engine = create_async_engine(database("pingcrm"))
     try:
-        await get_redis().set("synced", 1)
+        redis = get_redis()
+        await redis.set("synced", 1)
         async with engine.connect() as connection:
             return int((await connection.execute(text("SELECT 42"))).scalar_one())
     finally:
