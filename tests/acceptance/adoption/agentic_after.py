@@ -17,9 +17,7 @@ from tests.acceptance.adoption.celery_app import HTTP_URL, REDIS_URL, app, datab
 
 engine = loopwatch.create_async_engine(database("agentic"))
 redis = loopwatch.redis_from_url(REDIS_URL)
-llm = AsyncOpenAI(
-    api_key="none", base_url=HTTP_URL, timeout=30, http_client=loopwatch.http_client(name="llm", library="httpx")
-)
+llm = AsyncOpenAI(api_key="none", base_url=HTTP_URL, timeout=30, http_client=loopwatch.http_client(name="llm"))
 _loop: tuple[int, asyncio.AbstractEventLoop] | None = None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Task
 from celery.app import trace
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -24,7 +24,7 @@ class RedisCli(Redis):
         return int(await self.incr(key))
 
 
-redis_client = RedisCli.from_url(REDIS_URL)
+redis_client = RedisCli(connection_pool=ConnectionPool.from_url(REDIS_URL))
 _build_tracer: Any = trace.build_tracer
 
 
