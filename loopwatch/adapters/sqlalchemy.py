@@ -33,7 +33,7 @@ class _BlockingDriverError(ConfigurationError, InvalidRequestError):
     """A blocking driver for an asynchronous engine; SQLAlchemy's own error for that, too."""
 
 
-class _MissingDriverError(ConfigurationError, ModuleNotFoundError):
+class _MissingDriverError(ModuleNotFoundError, ConfigurationError):
     """The driver that a URL names, or means, is not installed; what Python raises for that, too."""
 
 
