@@ -296,4 +296,8 @@ def _library(library: ModuleType | str | None) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name != candidate:
                 raise
-    raise MissingExtraError("http_client", library or "httpx", "httpx")
+    if library == "httpx2":  # no extra of ours has it
+        raise ConfigurationError(
+            "library='httpx2' needs the package 'httpx2', which is not installed: pip install httpx2"
+        )
+    raise MissingExtraError("http_client", "httpx", "httpx")

@@ -65,7 +65,10 @@ def observe(engine: E, *, name: str | None = None, leak_threshold: float | None 
 
     Raises:
         ConfigurationError: ``leak_threshold`` is not above 0; ``guard`` is neither.
+        TypeError: ``engine`` is no engine.
     """
+    if not isinstance(engine, (AsyncEngine, Engine)):
+        raise TypeError(f"observe() takes an Engine or an AsyncEngine, not {type(engine).__name__!r}")
     if guard not in get_args(Guard):
         raise ConfigurationError(f'guard is "count" or "raise", not {guard!r}')
     threshold = checked_threshold(leak_threshold)

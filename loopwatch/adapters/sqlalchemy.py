@@ -33,6 +33,10 @@ class _BlockingDriverError(ConfigurationError, InvalidRequestError):
     """A blocking driver for an asynchronous engine; SQLAlchemy's own error for that, too."""
 
 
+class _MissingDriverError(ModuleNotFoundError, ConfigurationError):
+    """The driver that a URL names, or means, is not installed; what Python raises for that, too."""
+
+
 def create_async_engine(
     url: str | URL,
     *,
@@ -61,7 +65,8 @@ def create_async_engine(
 
     Raises:
         ConfigurationError: an option of the pool cannot work; or the URL's driver is not asynchronous, which is an
-            `sqlalchemy.exc.InvalidRequestError`, too.
+            `sqlalchemy.exc.InvalidRequestError`, too; or that driver is not installed, which is a
+            `ModuleNotFoundError`, too.
         sqlalchemy.exc.ArgumentError: the URL cannot be parsed.
     """
     parsed = make_url(url)
@@ -75,7 +80,12 @@ def create_async_engine(
             options["poolclass"] = LoopAwarePool
         options |= {"name": name, "leak_threshold": leak_threshold, "budget": budget}
     # Looked up at the call: OpenTelemetry's instrumentation replaces it there.
-    engine = sqlalchemy_asyncio.create_async_engine(parsed, **options)
+    try:
+        engine = sqlalchemy_asyncio.create_async_engine(parsed, **options)
+    except ModuleNotFoundError as error:
+        if error.name != dialect.driver:  # something that an installed driver misses, say
+            raise
+        raise _MissingDriverError(_name_the_missing_driver(parsed, dialect.driver), name=error.name) from error
     if isinstance(engine.pool, LoopAwarePool):
         engine.pool.describe(parsed)
     else:
@@ -87,3 +97,11 @@ def _name_the_asynchronous_driver(url: URL) -> str:
     backend = url.get_backend_name()
     instead = f"write {_ASYNCHRONOUS[backend]}://..." if backend in _ASYNCHRONOUS else "name an asynchronous one"
     return f"the asyncio extension requires an async driver, and that of {url.drivername}:// blocks: {instead}"
+
+
+def _name_the_missing_driver(url: URL, driver: str) -> str:
+    backend = url.get_backend_name()
+    instead = ""
+    if "+" not in url.drivername and backend in _ASYNCHRONOUS:  # nobody has chosen it
+        instead = f", or name the one that you have, such as {_ASYNCHRONOUS[backend]}://..."
+    return f"{url.drivername}:// means the driver {driver}, which is not installed: pip install {driver}{instead}"

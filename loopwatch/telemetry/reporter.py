@@ -123,8 +123,9 @@ class Reporter:
         except Exception as error:  # noqa: BLE001  # whatever a transport raises: monitoring is silent, and counts
             STATS.count(catalogue.TELEMETRY_DROPPED, ("broker",))
             if not self._failing:
-                # Its type alone: the text may hold the broker's URL.
-                logger.warning("loopwatch cannot publish its snapshots for now: %s", type(error).__name__)
+                # Its type alone: the text may hold the broker's URL. That of a package that is missing cannot.
+                what = f"{error}" if isinstance(error, ImportError) else type(error).__name__
+                logger.warning("loopwatch cannot publish its snapshots for now: %s", what)
             self._failing = True
         else:
             self._failing = False

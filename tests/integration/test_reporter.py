@@ -120,6 +120,17 @@ def test_a_process_ends_although_its_broker_hangs(broker: Server, caplog: pytest
     assert broker.url.partition("@")[0].rpartition(":")[2] not in caplog.text
 
 
+def test_the_package_that_a_broker_needs_and_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "pymongo", None)
+    monkeypatch.delitem(sys.modules, "kombu.transport.mongodb", raising=False)
+    with loopwatch.report(Celery("app", broker="mongodb://me:secret@localhost"), name="script", interval=0.1):
+        wait_until(lambda: "cannot publish" in caplog.text)
+    assert "pymongo" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_a_broker_that_is_down_costs_no_memory(broker: Server) -> None:
     app = Celery("app", broker=broker.url)
     broker.close()

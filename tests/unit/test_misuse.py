@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy
 from celery import Celery
 from sqlalchemy.exc import InvalidRequestError
 
@@ -71,6 +73,11 @@ OUTSIDE: dict[str, Misuse] = {
         (InvalidRequestError, loopwatch.ConfigurationError),
         "async",
     ),
+    "observe of no engine": (
+        lambda: loopwatch.observe("postgresql://localhost/app"),  # type: ignore[type-var]
+        TypeError,
+        r"takes an Engine or an AsyncEngine, not 'str'",
+    ),
     "a budget that cannot be met": (
         lambda: loopwatch.budget(100, processes=60, surge=2),
         loopwatch.BudgetError,
@@ -90,6 +97,25 @@ OUTSIDE: dict[str, Misuse] = {
         lambda: loopwatch.http_client(transport=None),
         loopwatch.ConfigurationError,
         r"leave out transport=",
+    ),
+}
+
+NOT_INSTALLED: dict[str, tuple[str, Misuse]] = {
+    "the driver that a URL names": (
+        "asyncpg",
+        (
+            lambda: loopwatch.create_async_engine("postgresql+asyncpg://localhost/app"),
+            (ModuleNotFoundError, loopwatch.ConfigurationError),
+            r"^postgresql\+asyncpg:// means the driver asyncpg, which is not installed: pip install asyncpg$",
+        ),
+    ),
+    "a library that no extra has": (
+        "httpx2",
+        (
+            lambda: loopwatch.http_client(library="httpx2"),
+            loopwatch.ConfigurationError,
+            r"not installed: pip install httpx2$",
+        ),
     ),
 }
 
@@ -114,6 +140,20 @@ def check(misuse: Misuse) -> None:
 @pytest.mark.parametrize("what", OUTSIDE)
 def test_outside_a_loop(what: str) -> None:
     check(OUTSIDE[what])
+
+
+@pytest.mark.parametrize("what", NOT_INSTALLED)
+def test_without_a_package(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, misuse = NOT_INSTALLED[what]
+    monkeypatch.setitem(sys.modules, package, None)
+    check(misuse)
+
+
+@pytest.mark.skipif(sqlalchemy.__version__ < "2.1", reason="until then it means psycopg2, which blocks")
+def test_a_driver_that_a_url_only_means_and_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ModuleNotFoundError, match=r"name the one that you have, such as postgresql\+asyncpg://"):
+        loopwatch.create_async_engine("postgresql://localhost/app")
 
 
 @pytest.mark.parametrize("what", INSIDE)

@@ -1,7 +1,8 @@
-"""What the README says: its code runs, its names, targets and links exist."""
+"""What the README and the other pages say: their code runs, their names, targets and links exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import loopwatch
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "dashboards").glob("*.md")) if path.is_file())
+PAGES = sorted(
+    path for folder in (".", "dashboards", "docs") for path in (ROOT / folder).glob("*.md") if path.is_file()
+)
+RUN = ROOT / "docs" / "adopting.md"
 
 
 def test_its_code_runs_as_it_stands() -> None:
@@ -22,6 +26,37 @@ def test_its_code_runs_as_it_stands() -> None:
     for code in blocks:
         done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def _blocks(text: str) -> list[str]:
+    """The Python of a page, and what each of its diffs leads to."""
+    found = []
+    for language, code in re.findall(r"```(python|diff)\n(.*?)```", text, re.DOTALL):
+        found.append(code if language == "python" else _side(code, "+"))
+    return found
+
+
+def _side(diff: str, sign: str) -> str:
+    return "".join(f"{line[1:]}\n" for line in diff.splitlines() if not line or line[0] in f" {sign}")
+
+
+def test_the_code_of_a_page_runs_block_by_block() -> None:
+    blocks = _blocks(RUN.read_text())
+    assert len(blocks) == 10
+    # In one process, each in a namespace of its own: importing what they use is what takes time.
+    program = "import ast, sys\nfor code in ast.literal_eval(sys.stdin.read()): exec(code, {'__name__': 'page'})"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], input=repr(blocks), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_code_of_every_page_is_python(page: Path) -> None:
+    text = page.read_text()
+    before = [_side(diff, "-") for diff in re.findall(r"```diff\n(.*?)```", text, re.DOTALL)]
+    for code in [*_blocks(text), *before]:
+        compile(code, page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -1,0 +1,39 @@
+"""An engine on the one loop of a server thread, where every coroutine runs: right already, now measured."""
+# Celery is typed in parts.
+# mypy: disable-error-code="untyped-decorator"
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import cached_property
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import loopwatch
+from tests.acceptance.adoption.celery_app import app, database
+
+
+class Server:
+    engine = create_async_engine(database("osparc"))
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+        return loop
+
+
+server = Server()
+loopwatch.observe(server.engine)
+
+
+@app.task(name="osparc")
+def simulate() -> int:
+    return asyncio.run_coroutine_threadsafe(_simulate(), server.loop).result()
+
+
+async def _simulate() -> int:
+    async with server.engine.connect() as connection:
+        return int((await connection.execute(text("SELECT 42"))).scalar_one())
