@@ -37,10 +37,12 @@ def test_versions_are_pinned(name: str) -> None:
     service = SERVICES[name]
     if "build" in service:
         first = (ROOT / service["build"]["dockerfile"]).read_text()
-        (image,) = re.findall(r"^FROM (\S+)", first, re.MULTILINE)
+        images = re.findall(r"^FROM (\S+)", first, re.MULTILINE)
     else:
-        image = service["image"]
-    assert re.search(r":v?\d+\.\d+(\.\d+)?\b", image), image
+        images = [service["image"]]
+    assert images
+    for image in images:
+        assert re.search(r":v?\d+\.\d+(\.\d+)?\b", image), image
 
 
 @every_service

@@ -104,7 +104,7 @@ class Fleet:
             decode.TaskRejected: tasks.rejected,
         }
         for kind in self._task_folds:
-            self._folds[kind] = self._fold_worked  # type: ignore[index]  # each is one of `AnyEvent`
+            self._folds[kind] = self._fold_worked
 
     def fold(self, event: decode.AnyEvent | decode.OtherEvent, now: Now) -> None:
         """Takes in one event."""
