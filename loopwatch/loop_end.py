@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from loopwatch.redact import redact
+
 __all__ = ["dispose_of", "is_ending", "lasting", "lastingly", "note_ending", "retrieve", "start"]
 
 logger = logging.getLogger("loopwatch")
@@ -39,7 +41,7 @@ async def dispose_of(value: T, dispose: Callable[[T], object] | None, name: str)
         if inspect.isawaitable(result):
             await _within(DISPOSE_TIMEOUT, result)
     except Exception as error:  # noqa: BLE001  # the user's code; the loop has to end all the same
-        logger.warning("the disposal of %s on its loop failed: %s: %s", name, type(error).__name__, error)
+        logger.warning("the disposal of %s on its loop failed: %s: %s", name, type(error).__name__, redact(str(error)))
         return False
     return True
 

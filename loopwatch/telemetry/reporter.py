@@ -9,6 +9,7 @@ event its place, which is counted; as every snapshot is cumulative, the next one
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import random
@@ -281,9 +282,11 @@ def _claim_slot(node: str) -> tuple[int, socket.socket]:
     none, and the slot is 0.
     """
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    # A node's name may be longer than the address of a socket can be.
+    place = hashlib.sha256(node.encode()).hexdigest()[:32]
     for slot in range(10_000) if hasattr(socket, "SO_PASSCRED") else ():
         try:
-            claim.bind(f"\0loopwatch/{node}/{slot}"[:107])
+            claim.bind(f"\0loopwatch/{place}/{slot}")
         except OSError:
             continue
         return slot, claim
