@@ -338,6 +338,35 @@ def chat_openai(url: str) -> None:
     on_loops(use)
 
 
+def _grpc_use(kept: list[Any]) -> Use:
+    """A call of a server that is in this process, on a channel that is made once."""
+    import grpc.aio
+
+    from tests.integration.grpc_echo import serve_grpc
+
+    address = serve_grpc()
+
+    async def use() -> None:
+        if not kept:
+            kept.append(grpc.aio.insecure_channel(address))
+        await kept[0].unary_unary("/echo/echo")(b"x")
+
+    return use
+
+
+@reproduction
+def grpc_channel(url: str) -> None:
+    on_loops(_grpc_use([]))
+
+
+@reproduction
+def grpc_channel_of_a_loop_that_lives(url: str) -> None:
+    use = _grpc_use([])
+    with asyncio.Runner() as owner:
+        owner.run(use())
+        asyncio.run(use())
+
+
 @reproduction
 def aiohttp_session(url: str) -> None:
     import aiohttp

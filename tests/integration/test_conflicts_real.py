@@ -35,6 +35,8 @@ EXPECTED: dict[str, tuple[str, str]] = {
     "httpx_limit_reached": ("cross_loop", "httpx"),
     "chat_openai": ("closed_loop", "httpx"),
     "aiohttp_session": ("closed_loop", "aiohttp"),
+    "grpc_channel": ("closed_loop", "grpc"),
+    "grpc_channel_of_a_loop_that_lives": ("cross_loop", "grpc"),
     "asyncio_event": ("cross_loop", "asyncio"),
     "asyncio_queue": ("cross_loop", "asyncio"),
     "asyncio_lock": ("cross_loop", "asyncio"),

@@ -66,6 +66,25 @@ def test_a_session_of_a_loop_that_lives_is_not_used_by_another(http: HTTPServer)
     assert http.become(0)
 
 
+ON_A_CHANNEL = """
+import asyncio
+from tests.integration.grpc_echo import echo, make_channels, serve_grpc
+
+channels = make_channels(serve_grpc())
+assert [asyncio.run(echo(channels)) for _ in range(20)] == [b"xx"] * 20
+with asyncio.Runner() as owner:
+    for _ in range(5):
+        assert owner.run(echo(channels)) == asyncio.run(echo(channels)) == b"xx"
+assert len(channels) == 0
+"""
+
+
+def test_a_channel_of_grpc_s_is_not_used_by_another_loop() -> None:
+    """In a process of its own: grpc starts threads, which a fork of another test would not survive."""
+    done = subprocess.run([sys.executable, "-c", ON_A_CHANNEL], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("when", ["open", "making", "disposing"])
 @pytest.mark.parametrize("flavour", ["asyncio", "uvloop"])
 def test_a_fork_at_any_moment_harms_neither_side(database_url: str, http: HTTPServer, flavour: str, when: str) -> None:
