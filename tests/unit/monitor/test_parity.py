@@ -2,7 +2,7 @@
 
 The faults that need a broker or a socket have their tests elsewhere: `tests/integration/test_monitor_parity.py` (queue
 lengths by priority, no broadcast in a scrape, workers without events, promtool), `test_monitor_outage.py` (outages),
-`test_monitor_web.py` (authentication); memory: `test_churn.py`.
+`test_monitor_web.py` (authentication); memory: `test_monitor_churn.py`.
 """
 
 from __future__ import annotations

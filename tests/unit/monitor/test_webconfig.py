@@ -169,7 +169,11 @@ def test_a_problem_is_named_by_line_and_key(text: str, pem: Path, tmp_path: Path
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe\xff", b"a\0b", b"[" * 5000, b" " * (1024 * 1024 + 1)], ids=repr)
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xfe\xff", b"a\0b", b"[" * 5000, b" " * (1024 * 1024 + 1)],
+    ids=["not UTF-8", "a NUL", "nested", "too long"],
+)
 def test_what_is_no_text_at_all(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_bytes(data)
