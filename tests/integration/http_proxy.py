@@ -32,11 +32,13 @@ class ConnectProxy:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    try:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+    finally:  # cancelled, too: an open transport warns when it is collected
+        writer.close()
 
 
 @contextmanager
@@ -57,6 +59,8 @@ def connect_proxy() -> Iterator[ConnectProxy]:
         for task in tuple(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):  # a transport ends one turn of the loop after it was closed
+            await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()
     listener = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))

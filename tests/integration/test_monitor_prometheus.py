@@ -65,9 +65,9 @@ basic_auth_users:
             finally:
                 process.terminate()
     assert errors["right"] == ""
-    assert "401" in errors["wrong-password"]
+    assert "status 401" in errors["wrong-password"]
     assert errors["no-certificate"]
-    assert "401" not in errors["no-certificate"]
+    assert "status 401" not in errors["no-certificate"]
 
 
 def _errors(port: int) -> dict[str, str]:
