@@ -51,9 +51,6 @@ def observe(engine: E, *, name: str | None = None, leak_threshold: float | None 
     ``loopwatch_engines``, and connections whose loop is closed as ``loopwatch_engines_orphaned``. An engine of
     `loopwatch.create_async_engine` is measured and guarded already.
 
-    >>> from sqlalchemy import create_engine
-    >>> engine = observe(create_engine("postgresql+psycopg://localhost/app"), name="main")
-
     Args:
         engine: an `AsyncEngine` or `Engine`.
         name: the label ``pool`` of its metrics; by default the name of the database.
@@ -182,14 +179,23 @@ class _Observer:
         opened.handed_over = running is not None and running is not opened.owner.loop
         if not opened.handed_over:
             return
+        if not self._raises and self._is_counted(current_task.get()):
+            return  # before the error is made, which reads the source of a stack
         assert running is not None
         error = conflict_error(opened.owner, running)
-        task = current_task.get()
-        if self._raises or task is NO_TASK or not any(task is known for known in self._counted):
-            count_once(error, source="guard")
-            self._counted.append(task)
+        count_once(error, source="guard")
         if self._raises:
             raise error
+
+    def _is_counted(self, task: TaskContext) -> bool:
+        """Whether a conflict of this task was counted before; from now on it is. Outside tasks each one counts."""
+        if task is NO_TASK:
+            return False
+        with self._lock:
+            known = any(task is one for one in self._counted)
+            if not known:
+                self._counted.append(task)
+        return known
 
     def _failed(self, context: ExceptionContext) -> None:
         """What a statement on such a connection raised is the conflict that was counted."""

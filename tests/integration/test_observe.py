@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool, StaticPool
 
 import loopwatch
+from loopwatch.adapters.observed_pool import _Observer
 from loopwatch.conflicts import count_once
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
@@ -227,6 +228,18 @@ def test_many_threads_lose_no_count(tmp_path: Path) -> None:
     assert gauges["pool_connections"][(pool, "used")] == 0
     assert gauges["pool_connections"][(pool, "idle")] <= 2  # type: ignore[operator]
     engine.dispose()
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_conflicts_of_many_threads_at_once_are_counted_and_raise_nothing() -> None:
+    observer = _Observer(create_engine("sqlite://"), "conflicting", None, "count")
+
+    def work(_: int) -> int:
+        tasks = [TaskContext("logs", "app.store", "1") for _ in range(1000)]
+        return sum(observer._is_counted(task) for task in tasks for _ in range(2))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(work, range(4))) >= 3600  # the second time; a few were forgotten between the two
 
 
 def test_one_engine_on_loops_in_many_threads_loses_no_count(database_url: str) -> None:
