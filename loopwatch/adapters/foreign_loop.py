@@ -7,7 +7,7 @@ from asyncio import AbstractEventLoop, _get_running_loop
 from loopwatch.conflicts import Kind, count_once
 from loopwatch.errors import LoopConflictError
 
-__all__ = ["refuse_foreign_loop"]
+__all__ = ["describe_loop", "kind_of", "refuse_foreign_loop"]
 
 
 def refuse_foreign_loop(owner: AbstractEventLoop | None, *, what: str, fix: str, resource: str) -> None:
@@ -16,14 +16,23 @@ def refuse_foreign_loop(owner: AbstractEventLoop | None, *, what: str, fix: str,
     user = _get_running_loop()
     if owner is user or owner is None or user is None:
         return
-    kind: Kind = "closed_loop" if owner.is_closed() else "cross_loop"
-    state = "is closed" if owner.is_closed() else "is another one"
     error = LoopConflictError(
-        f"{what} was used on an event loop that is not its own, which {state}: {fix}",
+        f"{what} that belongs to {describe_loop(owner)} was used on {describe_loop(user)}: {fix}",
         resource=resource,
-        kind=kind,
-        owner=f"{owner!r} at {id(owner):#x}",
-        user=f"{user!r} at {id(user):#x}",
+        kind=kind_of(owner),
+        owner=describe_loop(owner),
+        user=describe_loop(user),
     )
     count_once(error, source="guard")
     raise error
+
+
+def kind_of(owner: AbstractEventLoop) -> Kind:
+    """What the use of a resource of this loop on another one is."""
+    return "closed_loop" if owner.is_closed() else "cross_loop"
+
+
+def describe_loop(loop: AbstractEventLoop) -> str:
+    """Which one, whose, and in what state: ``loop 0x7f1d (asyncio, idle)``."""
+    state = "closed" if loop.is_closed() else "running" if loop.is_running() else "idle"
+    return f"loop {id(loop):#x} ({type(loop).__module__.partition('.')[0]}, {state})"

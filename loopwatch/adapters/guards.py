@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from sqlalchemy.engine import AdaptedConnection
 
+from loopwatch.adapters.foreign_loop import describe_loop, kind_of
 from loopwatch.conflicts import count_once
 from loopwatch.errors import LoopConflictError
 from loopwatch.stacks import Stack
@@ -66,21 +67,16 @@ def conflict_error(owner: Owner, running: AbstractEventLoop) -> LoopConflictErro
     if owner.engine_made_at:
         places += f"; its engine was made at {owner.engine_made_at}"
     return LoopConflictError(
-        f"a connection that was opened on {_describe(owner.loop)} ({places}) was used on {_describe(running)}."
-        " A connection, and a session"
-        " that holds one, stays on the event loop on which it was first used: open another one where you need "
-        "it (`async with engine.connect()`, or a session of its own); the engine may be shared, its connections not",
+        f"a connection that was opened on {describe_loop(owner.loop)} ({places}) was used on {describe_loop(running)}."
+        " A connection, and a session that holds one, stays on the event loop on which it was first used: open another"
+        " one where you need it (`async with engine.connect()`, or a session of its own); the engine may be shared, its"
+        " connections not",
         resource=owner.resource,
-        kind="closed_loop" if owner.loop.is_closed() else "cross_loop",
-        owner=_describe(owner.loop),
-        user=_describe(running),
+        kind=kind_of(owner.loop),
+        owner=describe_loop(owner.loop),
+        user=describe_loop(running),
         made_at=owner.opened.text(),
     )
-
-
-def _describe(loop: AbstractEventLoop) -> str:
-    state = "closed" if loop.is_closed() else "running" if loop.is_running() else "idle"
-    return f"loop {id(loop):#x} ({type(loop).__module__.partition('.')[0]}, {state})"
 
 
 _owners: weakref.WeakKeyDictionary[Any, Owner] = weakref.WeakKeyDictionary()

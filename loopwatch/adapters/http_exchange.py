@@ -6,6 +6,7 @@ import asyncio
 import importlib
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -106,7 +107,7 @@ class _Stream:
         # Lost without having been closed: httpcore would count the connection as busy until its loop ends.
         if not self._closed:
             self._exchange.closed()
-            if not self._loop.is_closed():
+            with suppress(RuntimeError):  # the loop is closed, maybe just now by its own thread
                 self._loop.call_soon_threadsafe(_close_lost, self._stream, self._loop)
 
 

@@ -12,6 +12,7 @@ import asyncio
 import weakref
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -145,8 +146,9 @@ class LoopPool(AsyncAdaptedQueuePool):
             self._on_own_loop(partial(super()._close_connection, connection, terminate=True))
 
     def _on_own_loop(self, call: Callable[[], object]) -> None:
-        # A loop that is closed has no queue to come back to; its sockets are the sweep's.
-        if not self.loop.is_closed():
+        # A loop that is closed, maybe just now by its own thread, has no queue to come back to; its sockets are the
+        # sweep's.
+        with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(call)
 
     def sockets(self) -> Iterator[SocketHandle]:
