@@ -10,6 +10,7 @@ import weakref
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal, TypeVar, get_args
@@ -33,6 +34,9 @@ __all__ = ["observe"]
 
 E = TypeVar("E", AsyncEngine, Engine)
 Guard = Literal["count", "raise"]
+
+_asked: ContextVar[Pool | None] = ContextVar("loopwatch_asked_pool", default=None)
+"""The pool that is being asked for a connection in this thread or asyncio task."""
 
 REMEMBERED_TASKS = 64
 """Running tasks whose conflict was counted: more do not run in one process at a time."""
@@ -129,6 +133,9 @@ class _Observer:
         )
 
         def measured_get() -> ConnectionPoolEntry:
+            if _asked.get() is pool:  # `QueuePool` calls itself where another thread was quicker: one wait
+                return get()  # type: ignore[no-any-return]
+            token = _asked.set(pool)
             start = perf_counter()
             with lock:
                 meter.waiting += 1
@@ -139,6 +146,7 @@ class _Observer:
                     meter.timed_out(start)
                 raise
             finally:
+                _asked.reset(token)
                 with lock:
                     meter.waiting -= 1
             try:

@@ -12,8 +12,17 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import (
+    AssertionPool,
+    ConnectionPoolEntry,
+    NullPool,
+    Pool,
+    QueuePool,
+    SingletonThreadPool,
+    StaticPool,
+)
 
 import loopwatch
 from loopwatch.adapters.observed_pool import _Observer
@@ -227,6 +236,31 @@ def test_many_threads_lose_no_count(tmp_path: Path) -> None:
     assert gauges["pool_pending_requests"][(pool,)] == 0
     assert gauges["pool_connections"][(pool, "used")] == 0
     assert gauges["pool_connections"][(pool, "idle")] <= 2  # type: ignore[operator]
+    engine.dispose()
+
+
+def test_a_pool_that_asks_itself_again_has_waited_once() -> None:
+    """As `QueuePool` does where another thread took what was free between two of its looks."""
+
+    class Hesitant(QueuePool):
+        hesitated = False
+
+        def _do_get(self) -> ConnectionPoolEntry:
+            if not self.hesitated:
+                self.hesitated = True
+                return self._do_get()
+            return super()._do_get()
+
+    engine = create_engine("sqlite://", poolclass=Hesitant, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    loopwatch.observe(engine, name="hesitant")
+    with engine.connect():
+        assert STATS.value(catalogue.POOL_WAIT, ("", "hesitant")) == 1
+        engine.pool.hesitated = False  # type: ignore[attr-defined]
+        with pytest.raises(PoolTimeoutError):
+            engine.connect()
+    assert STATS.value(catalogue.POOL_TIMEOUTS, ("", "hesitant")) == 1
+    assert STATS.value(catalogue.POOL_USE, ("", "hesitant")) == 1
+    assert STATS.gauges()["pool_pending_requests"][("hesitant",)] == 0
     engine.dispose()
 
 
