@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 # Programs the tests and the demo start, and the Debian packages they come in.
 SYSTEM_PROGRAMS := redis-server:redis-server /usr/lib/rabbitmq/bin/rabbitmq-server:rabbitmq-server \
-  /usr/sbin/mariadbd:mariadb-server promtool:prometheus openssl:openssl
+  /usr/sbin/mariadbd:mariadb-server promtool:prometheus amtool:prometheus-alertmanager openssl:openssl
 
 # `make demo DEMO_SECONDS=45` hands it on.
 export DEMO_SECONDS
