@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from dashboards.pictures.recording import Recording, Series
 from dashboards.reading import Panel, Target, filled, legend_of, variables_of
 
-__all__ = ["Content", "Named"]
+__all__ = ["Content", "Named", "Steps", "defaults", "overrides", "steps_in"]
+
+Steps: TypeAlias = Sequence[tuple[float, str]]
+"""Thresholds: lower bounds, ascending, and the colours from there on."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,17 @@ class Content:
 def defaults(panel: Panel) -> Mapping[str, Any]:
     """The panel's field options."""
     return (panel.raw.get("fieldConfig") or {}).get("defaults") or {}
+
+
+def overrides(panel: Panel, *, query: str = "", field: str = "") -> dict[str, Any]:
+    """The field options that one query (its letter) or one field (its name) has for itself."""
+    matchers = ({"id": "byFrameRefID", "options": query}, {"id": "byName", "options": field})
+    listed = (panel.raw.get("fieldConfig") or {}).get("overrides") or ()
+    matching = (one for one in listed if one["matcher"] in matchers)
+    return {option["id"]: option["value"] for one in matching for option in one["properties"]}
+
+
+def steps_in(options: Mapping[str, Any]) -> Steps:
+    """The thresholds among field options; empty where there are none."""
+    steps = (options.get("thresholds") or {}).get("steps") or ()
+    return [(-math.inf if step.get("value") is None else step["value"], step["color"]) for step in steps]
