@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dashboards import panels
+from dashboards import reading
 from dashboards.__main__ import DIRECTORY
-from dashboards.panels import Grid, Window, annotations_of, filled, legend_of, panels_of, variables_of
+from dashboards.reading import Grid, Window, annotations_of, filled, legend_of, panels_of, variables_of
 
 BOARDS = [pytest.param(json.loads(path.read_text()), id=path.stem) for path in sorted(DIRECTORY.glob("*.json"))]
 WINDOW = Window(start=100, end=700, step=2, scrape_interval=2)
@@ -31,7 +31,7 @@ def _raw(**more: Any) -> dict[str, Any]:
 
 
 def test_the_examples_run() -> None:
-    assert doctest.testmod(panels).failed == 0
+    assert doctest.testmod(reading).failed == 0
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -39,7 +39,7 @@ def test_every_query_of_the_committed_dashboards_is_filled_in(board: dict[str, A
     variables = {**variables_of(board), **WINDOW.variables()}
     expressions = [target.expression for panel in panels_of(board) for target in panel.targets]
     expressions += [annotation.expression for annotation in annotations_of(board)]
-    assert expressions or all(panel["type"] in panels.WITHOUT_QUERIES for panel in board["panels"])
+    assert expressions or all(panel["type"] in reading.WITHOUT_QUERIES for panel in board["panels"])
     for expression in expressions:
         assert "$" not in filled(expression, variables)
 
