@@ -7,9 +7,16 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards import loop_conflicts, prometheus_rule
+from dashboards import loop_conflicts, monitor, overview, pools, prometheus_rule, runbook, tasks
 
-DASHBOARDS = {"loop-conflicts.json": loop_conflicts.build}
+DASHBOARDS = {
+    "overview.json": overview.build,
+    "loop-conflicts.json": loop_conflicts.build,
+    "pools.json": pools.build,
+    "tasks.json": tasks.build,
+    "monitor.json": monitor.build,
+    "runbook.json": runbook.build,
+}
 """File names, and what builds their content."""
 
 DIRECTORY = Path(__file__).parent / "grafana"
