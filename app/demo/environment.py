@@ -21,8 +21,8 @@ def demo_environment(
 ) -> dict[str, str]:
     """What the demo's processes run with: the given environment, with servers and ports filled in.
 
-    ``DATABASE_URL`` and ``REDIS_URL`` name servers to use. Those that are not given are started, and end with the stack;
-    the database then takes so many ``connections``.
+    ``DATABASE_URL`` and ``REDIS_URL`` name servers to use. Those that are not given are started, and end with the
+    stack; the database then takes so many ``connections``.
 
     Raises:
         ServerError: a server did not start.

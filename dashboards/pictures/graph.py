@@ -77,9 +77,9 @@ def time_axis(canvas: Canvas, axes: Axes, content: Content) -> None:
         colour = canvas.theme.words[mark.colour]
         if mark.name == ALERTS:
             # Many: lines would hide what they are about.
-            bottom = axes.get_xaxis_transform()
+            upper = axes.get_xaxis_transform()
             axes.plot(
-                [mark.time - start], [0], "^", color=colour, markersize=6, transform=bottom, clip_on=False, zorder=50
+                [mark.time - start], [1], "v", color=colour, markersize=6, transform=upper, clip_on=False, zorder=50
             )
         else:
             axes.axvline(mark.time - start, color=colour, linewidth=0.9, linestyle=DASH)
