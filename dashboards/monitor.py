@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from dashboards.building import new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, levels, lines, named, rows, states, steps_for
-from dashboards.queries import RATE_INTERVAL, Query, gauge, increase, of_monitors, rate
+from dashboards.queries import RATE_INTERVAL, Query, gauge, increase, of_monitors, rate, seen
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
@@ -40,7 +40,7 @@ def build() -> Dashboard:
 def monitors_now(*, width: int = 4) -> stat.Panel:
     """How many answer Prometheus."""
     panel = amount(
-        "Monitors",
+        "Monitors up",
         "Good: all up. Bad: none up, every other panel is blind. Down: one that was scraped within the last hour.",
         "short",
         Query(f"sum({of_monitors('up')}) or vector(0)", "up"),
@@ -103,7 +103,7 @@ def _now() -> list[Builder[Panel]]:
 def _events() -> list[Builder[Panel]]:
     return [
         states(
-            "Connection to the broker",
+            "Broker connection",
             "Good: green without a break. Bad: red, nothing is seen meanwhile.",
             Query(gauge(c.MONITOR_BROKER_UP), "{{instance}}"),
             names=UP_OR_DOWN,
@@ -130,10 +130,11 @@ def _events() -> list[Builder[Panel]]:
         ),
         bars(
             "Lost events, by reason",
-            "Good: none. Bad: counters of tasks are too low by as many. buffer_full: they came faster than they were "
-            "read; disconnected: cut off with their connection.",
+            "Good: none. Bad: counters of tasks are too low by as many, and by what was sent while there was no "
+            "connection. buffer_full: they came faster than they were read; disconnected: cut off on their way.",
             "short",
             Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_LOST)}) > 0", "{{instance}} {{reason}}"),
+            Query(f"sum by (instance) ({increase(c.MONITOR_RECONNECTS)}) > 0", "{{instance}} connections cut"),
             empty="none",
         ),
         bars(
@@ -167,7 +168,7 @@ def _telemetry() -> list[Builder[Panel]]:
             "Snapshot age, by worker",
             "Good: a sawtooth under 5 s. Bad: climbs; the worker's numbers are as old.",
             "s",
-            Query(gauge(c.WORKER_SNAPSHOT_AGE, **WORKER), "{{hostname}}"),
+            Query(seen(c.WORKER_SNAPSHOT_AGE, **WORKER), "{{hostname}}"),
             thresholds={LIMITS.snapshot_warning_seconds: "yellow", LIMITS.snapshot_seconds: "red"},
             empty="no worker uses the library",
         ),
@@ -179,7 +180,7 @@ def _telemetry() -> list[Builder[Panel]]:
             Query(f"sum by (instance) ({rate(c.MONITOR_SNAPSHOT_GAPS)})", "{{instance}} gaps"),
         ),
         bars(
-            "Telemetry that was dropped, by reason",
+            "Telemetry dropped, by reason",
             "Good: none. Dropped rather than make a task wait. channel_full, broker: numbers come late; series_limit: "
             "too many label sets; malformed, foreign, error: look at the worker's log.",
             "short",
@@ -189,14 +190,37 @@ def _telemetry() -> list[Builder[Panel]]:
             empty="none",
         ),
         bars(
-            "Two workers of one name",
-            "Good: none. Bad: their numbers overwrite each other; give each its own --hostname.",
+            "Duplicate node names",
+            "Two live workers under one. Good: none. Bad: their numbers replace each other: name each (-n).",
             "short",
             Query(f"sum by (instance) ({increase(c.MONITOR_DUPLICATE_NODENAMES)}) > 0", "{{instance}}"),
             empty="none",
         ),
+        rows(
+            "Workers without task events",
+            "Good: none. Bad: their tasks are not counted; start them with -E, or set worker_send_task_events.",
+            "short",
+            Query(f"min by (hostname) ({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)}) == 0", "Task events"),
+            columns={"hostname": "Worker"},
+            thresholds={"Task events": {0: "orange"}},
+            empty="none",
+        ),
+        rows(
+            "Workers with old snapshots",
+            "Good: none. Bad: alive, and what they said of loops and pools is old: look for `cannot publish` in their "
+            "logs.",
+            "s",
+            Query(
+                f"max by (hostname) ({seen(c.WORKER_SNAPSHOT_AGE, **WORKER)} > {LIMITS.snapshot_seconds:.0f} "
+                f"and on (job, hostname) {gauge(c.WORKER_UP)} == 1)",
+                "Age",
+            ),
+            columns={"hostname": "Worker"},
+            thresholds={"Age": {0: "red"}},
+            empty="none",
+        ),
         lines(
-            "Age of what was asked",
+            "Age of the background polls",
             "Since the last answer about queues (by the broker) and workers. Good: a sawtooth under a minute or so. "
             "Bad: climbs; lengths and consumers are as old.",
             "s",
@@ -204,7 +228,7 @@ def _telemetry() -> list[Builder[Panel]]:
             thresholds={LIMITS.poll_seconds: "red"},
         ),
         bars(
-            "Questions without an answer",
+            "Background polls without an answer",
             "Good: none. Bad: many; the broker, or the workers' remote control, do not answer.",
             "short",
             Query(f"sum by (instance, poll) ({increase(c.MONITOR_POLL_FAILURES)}) > 0", "{{instance}} {{poll}}"),

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, DynamicConfigValu
 from dashboards import loop_conflicts, monitor, pools, runbook, tasks
 from dashboards.building import leading_to, new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, dial, levels, lines, named, rows, steps_for
-from dashboards.queries import ONE_OF_ITS_QUEUES, Query, firing, gauge, increase, of_monitors, recorded, share
+from dashboards.queries import ONE_OF_ITS_QUEUES, Query, firing, gauge, increase, of_monitors, recorded, seen, share
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
@@ -98,7 +98,7 @@ def _fleet() -> list[Builder[Panel]]:
                 "Oldest waiting task",
                 "Of all queues. Good: seconds. Bad: grows by a second each second: nobody takes tasks from that queue.",
                 "s",
-                Query(f"max({gauge(c.QUEUE_OLDEST_TASK, **QUEUE)})", "oldest"),
+                Query(f"max({seen(c.QUEUE_OLDEST_TASK, **QUEUE)})", "oldest"),
                 thresholds={LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"},
                 empty="0 s",
             ),
@@ -218,7 +218,7 @@ def _since_when() -> list[Builder[Panel]]:
             "Oldest waiting task, by queue",
             "Good: seconds. Bad: a slope of one second a second: nothing of this queue is started.",
             "s",
-            Query(gauge(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
+            Query(seen(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
             thresholds={LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"},
         ),
         lines(
@@ -227,7 +227,7 @@ def _since_when() -> list[Builder[Panel]]:
             "short",
             Query(f"sum({of_monitors('up')})", "monitors up"),
             Query(f"count({gauge(c.WORKER_UP, **WORKER)} == 1)", "workers up"),
-            Query(f"sum({gauge(c.WORKER_LOST, **WORKER)})", "workers lost"),
+            Query(f"sum({seen(c.WORKER_LOST, **WORKER)})", "workers lost"),
         ),
     ]
 

@@ -25,6 +25,7 @@ __all__ = [
     "quantile",
     "rate",
     "recorded",
+    "seen",
     "share",
 ]
 
@@ -41,6 +42,7 @@ RECORDED = {
     "queue:celery_queue_drain:seconds": ("queue_name",),
     "process:loopwatch_pool_utilization:ratio": ("hostname", "slot", "pool"),
     "process:loopwatch_engines:excess": ("hostname", "slot", "pool"),
+    "worker:loopwatch_loop_lag_seconds:p99_5m": ("hostname",),
     "task:celery_task_failed:rate5m": ("queue_name", "name"),
     "task:celery_task_finished:rate5m": ("queue_name", "name"),
     "database:loopwatch_database_connections:used_ratio": ("database",),
@@ -77,6 +79,12 @@ class Query:
 def gauge(metric: Metric, **filters: str) -> str:
     """A gauge now; ``filters`` are label names and regular expressions."""
     return _once(metric, _selector(metric, "", filters))
+
+
+def seen(metric: Metric, **filters: str) -> str:
+    """A gauge, of monitors that are connected to their broker: to one that is cut off everybody is silent or lost."""
+    connected = f"{_selector(catalogue.MONITOR_BROKER_UP, '', {})} == 1"
+    return _once(metric, f"{_selector(metric, '', filters)} and on (job, instance) {connected}")
 
 
 def rate(metric: Metric, *, suffix: str = "", window: str = RATE_INTERVAL, **filters: str) -> str:

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, DynamicConfigValu
 
 from dashboards.building import new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, lines, named, rows, states, steps_for
-from dashboards.queries import ONE_OF_ITS_QUEUES, Query, gauge, increase, quantile, rate, recorded, share
+from dashboards.queries import ONE_OF_ITS_QUEUES, Query, gauge, increase, quantile, rate, recorded, seen, share
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
@@ -47,7 +47,7 @@ def workers_now(*, width: int = 4) -> stat.Panel:
         "Good: none lost. Bad: lost, a worker that vanished without saying goodbye. Fewer up alone may be a scale-in.",
         "short",
         Query(f"count({gauge(c.WORKER_UP, **WORKER)} == 1) or vector(0)", "up"),
-        Query(f"sum({gauge(c.WORKER_LOST, **WORKER)}) or vector(0)", "lost"),
+        Query(f"sum({seen(c.WORKER_LOST, **WORKER)}) or vector(0)", "lost"),
         thresholds={1: "green"},
         below="red",
         width=width,
@@ -64,7 +64,7 @@ def blind_workers(*, width: int = 4) -> stat.Panel:
         "short",
         Query(f"count({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)} == 0) or vector(0)", "no events"),
         Query(
-            f"count({gauge(c.WORKER_SNAPSHOT_AGE, **WORKER)} > {LIMITS.snapshot_seconds:.0f} "
+            f"count({seen(c.WORKER_SNAPSHOT_AGE, **WORKER)} > {LIMITS.snapshot_seconds:.0f} "
             f"and on (job, hostname) {gauge(c.WORKER_UP)} == 1) or vector(0)",
             "old snapshot",
         ),
@@ -80,7 +80,7 @@ def queues_without_worker(*, width: int = 4) -> stat.Panel:
         "Good: 0. Bad: tasks wait, and nobody who is up takes from their queue.",
         "short",
         Query(
-            f"count({gauge(c.ACTIVE_WORKERS, **QUEUE)} == 0 "
+            f"count({seen(c.ACTIVE_WORKERS, **QUEUE)} == 0 "
             f"and on (job, queue_name) {gauge(c.QUEUE_LENGTH, **QUEUE)} > 0) or vector(0)",
             "queues",
         ),
@@ -223,7 +223,7 @@ def _queues() -> list[Builder[Panel]]:
             "Oldest task",
             "Good: seconds. Bad: a slope of one second a second: nobody takes.",
             "s",
-            Query(gauge(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
+            Query(seen(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
             thresholds=OLDEST_STEPS,
         ),
         lines(
@@ -245,7 +245,7 @@ def _queues() -> list[Builder[Panel]]:
             "Workers and slots, by queue",
             "Good: flat. Bad: 0 workers; or slots that stay while tasks wait: scale out. Consumers: RabbitMQ only.",
             "short",
-            Query(gauge(c.ACTIVE_WORKERS, **QUEUE), "{{queue_name}} workers"),
+            Query(seen(c.ACTIVE_WORKERS, **QUEUE), "{{queue_name}} workers"),
             Query(gauge(c.ACTIVE_PROCESSES, **QUEUE), "{{queue_name}} slots"),
             Query(gauge(c.ACTIVE_CONSUMERS, **QUEUE), "{{queue_name}} consumers"),
         ),
@@ -275,7 +275,7 @@ def _workers() -> list[Builder[Panel]]:
         Query(f"max by (hostname) ({gauge(c.WORKER_UP, **WORKER)})", "State"),
         Query(f"max by ({facts}) ({info})", ""),
         Query(f"time() - max by (hostname) ({gauge(c.WORKER_START_TIME, **WORKER)})", "Age"),
-        Query(f"max by (hostname) ({gauge(c.WORKER_SNAPSHOT_AGE, **WORKER)})", "Last snapshot"),
+        Query(f"max by (hostname) ({seen(c.WORKER_SNAPSHOT_AGE, **WORKER)})", "Last snapshot"),
         Query(slots, "Slots"),
         Query(active, "Active tasks"),
         Query(f"min by (hostname) ({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)})", "Task events"),
