@@ -28,6 +28,8 @@ class Thresholds:
     connect_warning_seconds: float = 0.25
     connect_seconds: float = 1
     """To open a connection, 95th percentile."""
+    wait_rate: float = 0.1
+    """Connections that a queue takes a second, so that one slow one in two minutes is not a percentile."""
     checkout_seconds: float = 900
     """How long one connection may be held."""
     database_warning: float = 0.8
@@ -65,6 +67,8 @@ class Thresholds:
     loop_lag_warning_seconds: float = 0.1
     loop_lag_seconds: float = 0.5
     """How late an event loop runs what is due, 99th percentile."""
+    stall_count: float = 5
+    """Of a worker's loops, in ten minutes."""
     poll_seconds: float = 300
     """Age of the broker's or the workers' last answer."""
     monitor_memory_bytes: float = 60e6
