@@ -6,8 +6,11 @@ monitor says about itself is not.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from dashboards.pace import Pace
+from dashboards.recording import Recordings
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 
@@ -32,24 +35,9 @@ __all__ = [
 RATE_INTERVAL = "$__rate_interval"
 """Grafana's window for rates: never shorter than four scrapes."""
 
-RECORDED = {
-    "queue:loopwatch_loop_conflicts:rate5m": ("queue_name",),
-    "queue:loopwatch_notifications:rate5m": ("queue_name", "operation"),
-    "queue:loopwatch_notification_failures:rate5m": ("queue_name", "operation", "reason"),
-    "queue:loopwatch_pool_wait_seconds_bucket:rate5m": ("queue_name", "pool", "le"),
-    "queue:loopwatch_pool_connections_used:sum": ("queue_name", "pool"),
-    "queue:loopwatch_pool_connections_max:sum": ("queue_name", "pool"),
-    "queue:celery_queue_drain:seconds": ("queue_name",),
-    "process:loopwatch_pool_utilization:ratio": ("hostname", "slot", "pool"),
-    "process:loopwatch_engines:excess": ("hostname", "slot", "pool"),
-    "worker:loopwatch_loop_lag_seconds:p99_5m": ("hostname",),
-    "task:celery_task_failed:rate5m": ("queue_name", "name"),
-    "task:celery_task_finished:rate5m": ("queue_name", "name"),
-    "database:loopwatch_database_connections:used_ratio": ("database",),
-    "database:loopwatch_database_connections:potential_ratio": ("database",),
-}
-"""The recorded metrics that the dashboards read, and their labels beside ``job``. Alerts ask the same series, so that a
-panel shows what an alert fires at."""
+_RECORDINGS = Recordings(Pace(1))
+RECORDED = {name: _RECORDINGS[name].labels for name, _ in _RECORDINGS}
+"""The recorded metrics and their labels. Alerts ask the same series, so that a panel shows what an alert fires at."""
 
 FROM_ELSEWHERE = (
     "up",
@@ -112,7 +100,7 @@ def recorded(name: str, **filters: str) -> str:
     """A series of a recording rule. It has no ``instance``: what several monitors say is already one.
 
     Raises:
-        ValueError: no rule of ``RECORDED`` has this name, or its series have no such label.
+        ValueError: no recording rule has this name, or its series have no such label.
     """
     if name not in RECORDED:
         raise ValueError(f"no recording rule is called {name}")
@@ -154,7 +142,7 @@ def _selector(metric: Metric, suffix: str, filters: dict[str, str]) -> str:
     return f"{metric.name}{suffix}{_matchers({'job': '$job', 'instance': '$instance', **filters})}"
 
 
-def _refuse_unknown_labels(name: str, filters: dict[str, str], labels: tuple[str, ...]) -> None:
+def _refuse_unknown_labels(name: str, filters: dict[str, str], labels: Collection[str]) -> None:
     unknown = set(filters) - set(labels)
     if unknown:
         raise ValueError(f"{name} has no label {', '.join(sorted(unknown))}")
