@@ -33,7 +33,7 @@ from dashboards.queries import firing, gauge
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 
-__all__ = ["RUNBOOK", "SCHEMA_VERSION", "leading_to", "new_dashboard", "numbered", "with_section"]
+__all__ = ["RUNBOOK", "SCHEMA_VERSION", "leading_to", "link_to", "new_dashboard", "numbered", "with_section"]
 
 RUNBOOK = "https://loopwatch.invalid/runbook.md"
 """Where ``runbook.md`` is published: a fleet replaces it here and in the rules by the place that it has for it."""
@@ -67,7 +67,7 @@ def with_section(frame: dashboard.Dashboard, heading: str, panels: Sequence[Buil
 
 def leading_to(uid: str, title: str, panel: Linked) -> Linked:
     """The panel, its value and the mark beside its title leading to another dashboard: same time, same variables."""
-    link = _link(title, uid)
+    link = link_to(title, uid)
     return panel.links([link]).data_links([link])
 
 
@@ -93,14 +93,15 @@ def numbered(frame: dashboard.Dashboard, numbers: Mapping[str, int] | None = Non
     return built
 
 
-def _link(title: str, uid: str, panel: str = "") -> dashboard.DashboardLink:
+def link_to(title: str, uid: str, panel: str = "") -> dashboard.DashboardLink:
+    """To another dashboard: same time, same variables; ``panel``: ``viewPanel=...&``."""
     url = f"/d/{uid}?{panel}${{__url_time_range}}&${{__all_variables}}"
     return dashboard.DashboardLink(title).type(DashboardLinkType.LINK).url(url)
 
 
 def _what_to_do(alert: str) -> DashboardLink:
     number = headings().index(alert) + 1
-    return _link(f"What to do when {alert} fires", RUNBOOK_UID, f"viewPanel={number}&").build()
+    return link_to(f"What to do when {alert} fires", RUNBOOK_UID, f"viewPanel={number}&").build()
 
 
 def _variables() -> list[dashboard.DatasourceVariable | dashboard.QueryVariable]:

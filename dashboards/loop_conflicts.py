@@ -7,7 +7,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from dashboards.building import new_dashboard, numbered, with_section
-from dashboards.panel_kinds import ANY, amount, bars, lines, rows
+from dashboards.panel_kinds import ANY, amount, bars, lines, rows, steps_for
 from dashboards.queries import Query, gauge, increase, rate, recorded, share
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
@@ -85,9 +85,9 @@ def _now() -> list[Builder[Panel]]:
             "short",
             Query(f"sum({_engines_above_loops()}) or vector(0)", "above loops"),
             Query(f"max({gauge(c.ENGINES_ORPHANED, **POOL)}) or vector(0)", "of closed loops, one process"),
-            thresholds={LIMITS.orphaned_engines + 1: "red"},
+            thresholds={1: "red"},
             width=6,
-        ),
+        ).override_by_query("B", steps_for({LIMITS.orphaned_engines + 1: "red"})),
         amount(
             "Lag of loops, 99th percentile",
             "How late the loop of the worst worker runs what is due. Good: milliseconds. Bad: tenths of a second.",
@@ -157,7 +157,7 @@ def _conflicts() -> list[Builder[Panel]]:
             "percentunit",
             Query(
                 "sum by (queue_name, operation, reason) "
-                f"({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)}) "
+                f"({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)} > 0) "
                 "/ on (queue_name, operation) group_left () (sum by (queue_name, operation) "
                 f"({recorded('queue:loopwatch_notifications:rate5m', **QUEUE)}) > 0)",
                 "{{queue_name}} {{operation}} {{reason}}",

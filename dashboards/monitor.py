@@ -8,8 +8,9 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from dashboards.building import new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, levels, lines, named, rows, states, steps_for
-from dashboards.queries import RATE_INTERVAL, Query, gauge, increase, of_monitors, rate, seen
+from dashboards.queries import RATE_INTERVAL, Query, gauge, increase, of_monitors, rate
 from dashboards.thresholds import THRESHOLDS as LIMITS
+from dashboards.workers import telemetry
 from loopwatch.telemetry import catalogue as c
 
 __all__ = ["UID", "build", "monitors_now"]
@@ -32,7 +33,7 @@ def build() -> Dashboard:
     )
     with_section(frame, "Now", _now())
     with_section(frame, "Events of the broker", _events())
-    with_section(frame, "Telemetry of workers", _telemetry())
+    with_section(frame, "Telemetry of workers", telemetry())
     with_section(frame, "Bounds and cost", _bounds())
     return numbered(frame)
 
@@ -133,15 +134,15 @@ def _events() -> list[Builder[Panel]]:
             "Good: none. Bad: counters of tasks are too low by as many, and by what was sent while there was no "
             "connection. buffer_full: they came faster than they were read; disconnected: cut off on their way.",
             "short",
-            Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_LOST)}) > 0", "{{instance}} {{reason}}"),
-            Query(f"sum by (instance) ({increase(c.MONITOR_RECONNECTS)}) > 0", "{{instance}} connections cut"),
+            Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_LOST)})", "{{instance}} {{reason}}"),
+            Query(f"sum by (instance) ({increase(c.MONITOR_RECONNECTS)})", "{{instance}} connections cut"),
             empty="none",
         ),
         bars(
             "Malformed events, by reason",
             "Good: none. Bad: another serializer than JSON, or a sender that is not Celery.",
             "short",
-            Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_MALFORMED)}) > 0", "{{instance}} {{reason}}"),
+            Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_MALFORMED)})", "{{instance}} {{reason}}"),
             empty="none",
         ),
         lines(
@@ -158,81 +159,6 @@ def _events() -> list[Builder[Panel]]:
             "percentunit",
             Query(rate(c.MONITOR_BROKER_DOWN), "{{instance}}"),
             full=True,
-        ),
-    ]
-
-
-def _telemetry() -> list[Builder[Panel]]:
-    return [
-        lines(
-            "Snapshot age, by worker",
-            "Good: a sawtooth under 5 s. Bad: climbs; the worker's numbers are as old.",
-            "s",
-            Query(seen(c.WORKER_SNAPSHOT_AGE, **WORKER), "{{hostname}}"),
-            thresholds={LIMITS.snapshot_warning_seconds: "yellow", LIMITS.snapshot_seconds: "red"},
-            empty="no worker uses the library",
-        ),
-        lines(
-            "Snapshots and gaps",
-            "Good: one a worker each 5 s, and no gaps. A gap costs freshness; counters catch up with the next one.",
-            "ops",
-            Query(f"sum by (instance) ({rate(c.MONITOR_SNAPSHOTS)})", "{{instance}} snapshots"),
-            Query(f"sum by (instance) ({rate(c.MONITOR_SNAPSHOT_GAPS)})", "{{instance}} gaps"),
-        ),
-        bars(
-            "Telemetry dropped, by reason",
-            "Good: none. Dropped rather than make a task wait. channel_full, broker: numbers come late; series_limit: "
-            "too many label sets; malformed, foreign, error: look at the worker's log.",
-            "short",
-            Query(
-                f"sum by (hostname, reason) ({increase(c.TELEMETRY_DROPPED, **WORKER)}) > 0", "{{hostname}} {{reason}}"
-            ),
-            empty="none",
-        ),
-        bars(
-            "Duplicate node names",
-            "Two live workers under one. Good: none. Bad: their numbers replace each other: name each (-n).",
-            "short",
-            Query(f"sum by (instance) ({increase(c.MONITOR_DUPLICATE_NODENAMES)}) > 0", "{{instance}}"),
-            empty="none",
-        ),
-        rows(
-            "Workers without task events",
-            "Good: none. Bad: their tasks are not counted; start them with -E, or set worker_send_task_events.",
-            "short",
-            Query(f"min by (hostname) ({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)}) == 0", "Task events"),
-            columns={"hostname": "Worker"},
-            thresholds={"Task events": {0: "orange"}},
-            empty="none",
-        ),
-        rows(
-            "Workers with old snapshots",
-            "Good: none. Bad: alive, and what they said of loops and pools is old: look for `cannot publish` in their "
-            "logs.",
-            "s",
-            Query(
-                f"max by (hostname) ({seen(c.WORKER_SNAPSHOT_AGE, **WORKER)} > {LIMITS.snapshot_seconds:.0f} "
-                f"and on (job, hostname) {gauge(c.WORKER_UP)} == 1)",
-                "Age",
-            ),
-            columns={"hostname": "Worker"},
-            thresholds={"Age": {0: "red"}},
-            empty="none",
-        ),
-        lines(
-            "Age of the background polls",
-            "Since the last answer about queues (by the broker) and workers. Good: a sawtooth under a minute or so. "
-            "Bad: climbs; lengths and consumers are as old.",
-            "s",
-            Query(gauge(c.MONITOR_POLL_AGE), "{{instance}} {{poll}}"),
-            thresholds={LIMITS.poll_seconds: "red"},
-        ),
-        bars(
-            "Background polls without an answer",
-            "Good: none. Bad: many; the broker, or the workers' remote control, do not answer.",
-            "short",
-            Query(f"sum by (instance, poll) ({increase(c.MONITOR_POLL_FAILURES)}) > 0", "{{instance}} {{poll}}"),
-            empty="none",
         ),
     ]
 
@@ -267,9 +193,9 @@ def _bounds() -> list[Builder[Panel]]:
             "Good: none. Bad: some tasks have an unknown queue, and some series are missing: raise the limit, or look "
             "for a label with too many values.",
             "short",
-            Query(f"sum by (instance, table) ({increase(c.MONITOR_EVICTIONS)}) > 0", "{{instance}} {{table}} evicted"),
+            Query(f"sum by (instance, table) ({increase(c.MONITOR_EVICTIONS)})", "{{instance}} {{table}} evicted"),
             Query(
-                f"sum by (instance, family) ({increase(c.MONITOR_SERIES_DROPPED)}) > 0",
+                f"sum by (instance, family) ({increase(c.MONITOR_SERIES_DROPPED)})",
                 "{{instance}} {{family}} dropped",
             ),
             empty="none",
