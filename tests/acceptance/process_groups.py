@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Warden", "answer", "descendants", "members", "memory"]
+__all__ = ["Warden", "answer", "descendants", "members", "memory", "within"]
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -85,6 +85,18 @@ def descendants(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         found += [child for child, (_, of, _) in processes.items() if of == parent]
+    return found
+
+
+def within(directory: Path) -> list[int]:
+    """The processes whose working directory is in this one, or whose environment names it."""
+    found = []
+    for pid, (state, _, _) in _processes().items():
+        with suppress(OSError):  # it has ended meanwhile
+            place = Path(f"/proc/{pid}")
+            named = str(directory).encode() in (place / "environ").read_bytes()
+            if state != "Z" and (named or (place / "cwd").readlink().is_relative_to(directory)):
+                found.append(pid)
     return found
 
 
