@@ -17,16 +17,17 @@ from structlog.testing import capture_logs
 
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus
-from loopwatch_monitor.polls.queues import ask_queues
+from loopwatch_monitor.polls.questions import Questions, make_questions
 from loopwatch_monitor.polls.start import make_polls
 from loopwatch_monitor.polls.thread import Poll
-from loopwatch_monitor.polls.workers import ask_workers
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.queues import Depth
 from loopwatch_monitor.state.workers import Answer
 from tests.integration.monitor_process import running_worker, until
 
-PLAIN: dict[str, Any] = {"options": {}, "ssl_options": {}}
+
+def ask(url: str, **options: Any) -> Questions:
+    return make_questions(url, options=options, ssl_options={})
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def test_all_priorities_of_a_queue_on_redis_are_summed(redis_url: str, steps: li
             app.send_task("t", queue="logs", priority=priority)
         app.send_task("t", queue="content")
     # Nobody told the monitor of the application's steps.
-    assert ask_queues(redis_url, ["logs", "content", "none"], **PLAIN) == {
+    assert ask(redis_url).queues(["logs", "content", "none"]) == {
         "logs": Depth(10),
         "content": Depth(1),
         "none": Depth(0),
@@ -57,15 +58,15 @@ def test_key_prefix_and_separator_are_the_applications(redis_url: str) -> None:
             app.send_task("t", queue="logs", priority=priority)
     with redis.Redis.from_url(redis_url) as client:
         assert set(client.keys("shop:logs*")) == {b"shop:logs", b"shop:logs|9"}
-    assert ask_queues(redis_url, ["logs"], options=options, ssl_options={}) == {"logs": Depth(2)}
-    assert ask_queues(redis_url, ["logs"], **PLAIN) == {"logs": Depth(0)}
+    assert ask(redis_url, **options).queues(["logs"]) == {"logs": Depth(2)}
+    assert ask(redis_url).queues(["logs"]) == {"logs": Depth(0)}
 
 
 def test_a_key_that_is_no_list_costs_the_others_nothing(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.set("set", "x")
         client.lpush("logs", "m")
-    assert ask_queues(redis_url, ["set", "logs"], **PLAIN) == {"set": Depth(0), "logs": Depth(1)}
+    assert ask(redis_url).queues(["set", "logs"]) == {"set": Depth(0), "logs": Depth(1)}
 
 
 def test_messages_and_consumers_on_rabbitmq_and_a_missing_queue_kills_no_answer(rabbitmq_url: str) -> None:
@@ -77,7 +78,7 @@ def test_messages_and_consumers_on_rabbitmq_and_a_missing_queue_kills_no_answer(
         with sender(rabbitmq_url) as app:
             for _ in range(3):
                 app.send_task("t", queue="content")
-        found = ask_queues(rabbitmq_url, ["none", "logs", "own", "none", "content"], **PLAIN)
+        found = ask(rabbitmq_url).queues(["none", "logs", "own", "none", "content"])
     # An exclusive queue is its owner's secret.
     assert found == {"none": Depth(0, 0), "logs": Depth(0, 0), "content": Depth(3, 0)}
 
@@ -92,7 +93,7 @@ def test_workers_tell_their_queues_and_processes(redis_url: str, tmp_path: Path)
         found: dict[str, Answer] = {}
 
         def answered() -> bool:
-            found.update(ask_workers(redis_url, **PLAIN))
+            found.update(ask(redis_url).workers())
             return bool(found) and found["one@here"].processed == 1
 
         until(answered, "the worker's answer")
@@ -117,8 +118,8 @@ def test_workers_tell_their_queues_and_processes(redis_url: str, tmp_path: Path)
 
 def test_consumers_on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
     with running_worker(rabbitmq_url, tmp_path, "one@here", "logs"):
-        assert ask_queues(rabbitmq_url, ["logs"], **PLAIN) == {"logs": Depth(0, 1)}
-        until(lambda: "one@here" in ask_workers(rabbitmq_url, **PLAIN), "the worker's answer")
+        assert ask(rabbitmq_url).queues(["logs"]) == {"logs": Depth(0, 1)}
+        until(lambda: "one@here" in ask(rabbitmq_url).workers(), "the worker's answer")
 
 
 def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> None:
@@ -141,7 +142,7 @@ def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> 
 
 
 def asked(url: str) -> None:
-    ask_queues(url, ["q"], **PLAIN)
+    ask(url).queues(["q"])
 
 
 def twice(failures: list[int]) -> bool:
@@ -149,7 +150,8 @@ def twice(failures: list[int]) -> bool:
 
 
 def test_a_broker_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopwatch_monitor.polls.thread.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("loopwatch_monitor.polls.kombu.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("loopwatch_monitor.intake.redis_link.CONNECT_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
