@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +31,7 @@ from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.queues import Depth
 from loopwatch_monitor.state.workers import Answer
 from tests.integration.monitor_hub import wrapped
-from tests.integration.monitor_process import DEADLINE, running_worker, until
+from tests.integration.monitor_process import DEADLINE, running_monitor, running_worker, until
 from tests.integration.redis_broker import running_broker
 
 
@@ -196,6 +197,25 @@ def test_kombus_channels_keys_and_database(redis_url: str, options: dict[str, An
         left = {key for key in client.scan_iter() if not key.startswith(b"shop:_kombu.binding.celery.pidbox")}
         assert {key.endswith(b".reply.celery.pidbox") for key in left} == {True}
         assert {(client.llen(key), client.ttl(key) > 0) for key in left} == {(1, True)}
+
+
+def test_a_monitor_on_redis_is_small_and_carries_neither_celery_nor_redis_py(redis_url: str, tmp_path: Path) -> None:
+    program = (
+        sys.executable,
+        "-c",
+        "import sys; from loopwatch_monitor.command import main; main(); print(*sys.modules)",
+    )
+    with (
+        answering(redis_url, "w@h"),
+        running_monitor(redis_url, tmp_path, "--queues", "idle", program=program) as monitor,
+    ):
+        asked = {"celery_worker_up": {("w@h",): 1.0}, "celery_queue_length": {("idle",): 0.0, ("logs",): 0.0}}
+        until(lambda: all(monitor.series(name) == told for name, told in asked.items()), "both answers")
+        resident = monitor.value("process_resident_memory_bytes")
+    modules = {name.partition(".")[0] for name in monitor.log.read_text().splitlines()[-1].split()}
+    assert {"loopwatch_monitor", "aiohttp", "hiredis"} <= modules
+    assert not modules & {"celery", "kombu", "amqp", "redis"}
+    assert resident < 60e6
 
 
 def test_answers_that_cannot_be_read_cost_the_others_nothing(redis_url: str) -> None:
