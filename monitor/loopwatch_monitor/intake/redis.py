@@ -17,7 +17,7 @@ import hiredis
 from loopwatch_monitor.intake.batch import Batch, Sink
 from loopwatch_monitor.intake.redis_address import parse_address
 from loopwatch_monitor.intake.redis_backlog import Backlog
-from loopwatch_monitor.intake.redis_link import Link, connect
+from loopwatch_monitor.intake.redis_link import Link, subscribe
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.intake.thread import Intake
 from loopwatch_monitor.intake.urls import masked, passwords
@@ -63,10 +63,10 @@ class RedisIntake(Intake):
         status.buffer_limit = buffer_bytes
 
     def _try(self) -> None:
-        connect(self._address).close()
+        subscribe(self._address).close()
 
     def _consume(self) -> None:
-        link = connect(self._address)
+        link = subscribe(self._address)
         try:
             self._backlog.begin(link.reader)
             self._connected()
