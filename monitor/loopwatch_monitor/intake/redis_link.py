@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
@@ -24,11 +25,14 @@ _Result = TypeVar("_Result")
 class Link:
     """A connection to one server. What fails is an `OSError` or, where it was refused, a `hiredis.HiredisError`.
 
-    ``reader`` has taken in what came along with the last answer.
+    ``reader`` has taken in what came along with the last answer. ``cut_offs``: how many clients the server had thrown
+    out for reading too slowly when this one subscribed; None where it does not say (before Redis 7.4 and Valkey 8, or
+    to a user who may not ask).
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.reader = hiredis.Reader()
+        self.cut_offs: int | None = None
         self._tls = endpoint.tls is not None
         self._socket = _open(endpoint)
         self._poll = select.poll()
@@ -50,7 +54,8 @@ class Link:
         return answer
 
     def subscribe(self, pattern: str) -> None:
-        """Asks for the messages on channels of this pattern; from now on `read` gets them."""
+        """Asks for the messages on channels of this pattern; from now on `read_into` gets them."""
+        self.cut_offs = self._count_cut_offs()
         self.ask("PSUBSCRIBE", pattern)
         self._socket.setblocking(False)
         self._poll.register(self._socket, select.POLLIN)
@@ -73,6 +78,13 @@ class Link:
     def close(self) -> None:
         """Lets go of the connection."""
         self._socket.close()
+
+    def _count_cut_offs(self) -> int | None:
+        try:
+            found = re.search(rb"client_output_buffer_limit_disconnections:(\d+)", self.ask("INFO", "stats"))
+        except hiredis.ReplyError:
+            return None
+        return int(found[1]) if found else None
 
     def _read_on(self, room: memoryview) -> int:
         """A read of TLS ends with its record, of 16 kB at most, however much is there."""
