@@ -16,6 +16,9 @@ from benchmarks.intake import burst
 from benchmarks.stream import envelopes
 from loopwatch_monitor.command import make_intake
 from loopwatch_monitor.hub import Hub
+from loopwatch_monitor.intake.redis import FLOOD_BYTES, RedisIntake
+from loopwatch_monitor.intake.redis_address import parse_address
+from loopwatch_monitor.intake.redis_link import connect
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.polls.questions import make_questions
 from loopwatch_monitor.settings import Settings
@@ -153,6 +156,43 @@ def test_a_burst_is_drained_whole(redis_server: Server, tmp_path: Path) -> None:
     """At Redis' own buffer limits, by what `make bench` measures a larger one with."""
     consumed, _ = burst(tmp_path, tasks=10_000)
     assert consumed.events == 40_000
+
+
+def test_a_flood_is_told_while_it_lasts(redis_url: str) -> None:
+    """Pages are made after it."""
+    status = BrokerStatus()
+    hub = Hub(Settings(broker_url=redis_url), status=status, version="1")
+    intake = RedisIntake(redis_url, sink=hub.receive, status=status)
+    link = connect(parse_address(redis_url))
+    channel = f"/{redis_url.rpartition('/')[2]}.celeryev/task.multi"
+    with Redis.from_url(redis_url) as client:
+
+        def flooded() -> bool:
+            assert client.publish(channel, b"x" * 8 * FLOOD_BYTES) == 1
+            intake._read(link, 1.0)
+            return status.flooded
+
+        def calm() -> bool:
+            intake._read(link, 0.1)
+            return not status.flooded
+
+        until(flooded, "the flood")
+        until(calm, "its end")
+    link.close()
+    # Nor is a page kept waiting by what a connection that is lost has left.
+    status.flooded = True
+    intake._stopping.set()
+    intake._consume()
+    assert not status.flooded
+
+
+def test_how_many_subscribers_redis_cut_off_is_asked_where_it_tells(redis_url: str) -> None:
+    """Redis 7.4, Valkey 8 and later do."""
+    with Redis.from_url(redis_url) as client:
+        told = client.info("stats").get("client_output_buffer_limit_disconnections")
+    link = connect(parse_address(redis_url))
+    link.close()
+    assert link.cut_offs == told
 
 
 class Sentinels:

@@ -7,6 +7,7 @@ kombu's transport would do, for 17 MB.
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
@@ -32,11 +33,14 @@ class Link:
     Attributes:
         endpoint: the server.
         reader: has taken in what came along with the last answer.
+        cut_offs: how many clients the server had thrown out for reading too slowly when this one subscribed; None
+            where it does not say (before Redis 7.4 and Valkey 8, or to a user who may not ask).
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.reader = hiredis.Reader()
+        self.cut_offs: int | None = None
         self._tls = endpoint.tls is not None
         self._socket = _open(endpoint)
         self._poll = select.poll()
@@ -66,7 +70,8 @@ class Link:
         return answer
 
     def subscribe(self, pattern: str) -> None:
-        """Asks for the messages on channels of this pattern; from now on `read` gets them."""
+        """Asks for the messages on channels of this pattern; from now on `read_into` gets them."""
+        self.cut_offs = self._count_cut_offs()
         self.ask("PSUBSCRIBE", pattern)
         self._socket.setblocking(False)
         self._poll.register(self._socket, select.POLLIN)
@@ -89,6 +94,13 @@ class Link:
     def close(self) -> None:
         """Lets go of the connection."""
         self._socket.close()
+
+    def _count_cut_offs(self) -> int | None:
+        try:
+            found = re.search(rb"client_output_buffer_limit_disconnections:(\d+)", self.ask("INFO", "stats"))
+        except hiredis.ReplyError:
+            return None
+        return int(found[1]) if found else None
 
     def _read_on(self, room: memoryview) -> int:
         """A read of TLS ends with its record, of 16 kB at most, however much is there."""
