@@ -57,11 +57,11 @@ PICTURES: Mapping[str, Picture] = {
         "Database, potential of its limit",
         "Used of maximum, by queue",
         "Peak of maximum, by worker",
+        "In use, by the queue of the task",
+        "Connections made and invalidated",
         "Waits for a connection",
         "Time a connection is held",
         "Who pays: time waited a use, by task",
-        "Connections made and invalidated",
-        "The fleet and the database",
     ),
     "tasks": Picture(
         "tasks",
@@ -81,7 +81,8 @@ PICTURES: Mapping[str, Picture] = {
 }
 """File names, without the theme, and what is in them."""
 
-KEPT = ("title", "templating", "annotations")
+LEFT_OUT = {"description", "links", "datasource"}
+VARIABLE = {"name", "type", "multi", "current", "allValue", "query"}
 
 
 def boards_of(boards: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -90,9 +91,17 @@ def boards_of(boards: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
     Raises:
         ValueError: a dashboard has no panel of a title that is chosen.
     """
-    kept = {}
-    for picture in PICTURES.values():
-        board = boards[picture.board]
-        panels = [dict(panel.raw) for panel in picture.panels(panels_of(board))]
-        kept[picture.board] = {**{name: board.get(name) for name in KEPT}, "panels": panels}
-    return kept
+    return {picture.board: _kept(boards[picture.board], picture) for picture in PICTURES.values()}
+
+
+def _kept(board: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
+    variables = [{k: v for k, v in raw.items() if k in VARIABLE} for raw in board["templating"]["list"]]
+    return {
+        "title": board["title"],
+        "templating": {"list": variables},
+        "annotations": board["annotations"],
+        "panels": [
+            {key: value for key, value in panel.raw.items() if key not in LEFT_OUT}
+            for panel in picture.panels(panels_of(board))
+        ],
+    }

@@ -105,7 +105,7 @@ def _draw_frame(canvas: Canvas, placed: Placed) -> Box:
     canvas.box(box, canvas.theme.card, edge=canvas.theme.border)
     # A tile's title is longer than it is wide.
     size, bold = (10.5, False) if box.width < NARROW else (11.5, True)
-    title = canvas.wrapped(panel.title, size, box.width - 12, bold=bold)
+    title = canvas.wrapped(panel.title, size, box.width - 16, bold=bold)
     canvas.text(box.left + 7, box.top + 6, title, size=size, bold=bold)
     height = 10 + 1.3 * size * (1 + title.count("\n"))
     return Box(box.left + 3, box.top + height, box.width - 6, box.height - height - 4)

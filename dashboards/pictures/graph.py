@@ -53,7 +53,7 @@ def draw_graph(canvas: Canvas, panel: Panel, content: Content, box: Box, colours
     top = _draw_series(axes, series, colour_of, custom, content.window.step)
     top = max(top, custom.get("axisSoftMax") or 0)
     axes.set_ylim(0, nice_top(top))
-    _name_values(axes, panel.unit)
+    _name_values(axes, panel.unit, whole=all(_is_whole(one) for one in series))
     axes.grid(axis="y", color=canvas.theme.grid, linewidth=0.7)
     axes.set_axisbelow(True)
     if (custom.get("thresholdsStyle") or {}).get("mode", "off") != "off":
@@ -85,12 +85,16 @@ def time_axis(canvas: Canvas, axes: Axes, content: Content) -> None:
             axes.axvline(mark.time - start, color=colour, linewidth=0.9, linestyle=DASH)
 
 
-def _name_values(axes: Axes, unit: str) -> None:
+def _name_values(axes: Axes, unit: str, *, whole: bool) -> None:
     top = axes.get_ylim()[1]
-    ticks = [tick for tick in MaxNLocator(4, integer=unit == "short" and top >= 3).tick_values(0, top) if tick <= top]
+    ticks = [tick for tick in MaxNLocator(4, integer=whole).tick_values(0, top) if tick <= top]
     lowest = axes.set_yticks(ticks, [formatted(tick, unit) for tick in ticks])[0]
     # Its lower half would stand in the first minute's name.
     lowest.label1.set_verticalalignment("bottom")
+
+
+def _is_whole(one: Named) -> bool:
+    return all(value is None or value == int(value) for value in one.series.values)
 
 
 def _highest(one: Named) -> float:

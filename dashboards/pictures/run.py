@@ -26,9 +26,7 @@ __all__ = ["run"]
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus" / "rules"
 SCRAPE_INTERVAL = 2
-CONNECTIONS = 40
-"""Of the database: so few that the pools, whose sizes are made of it, have something to do."""
-STEPS = 180
+STEPS = 160
 """Points of a line, about: as many as can be told apart in a picture."""
 STARTED = 'sum(celery_task_received_total{hostname%s".+@global[.].+"}) > 0'
 
@@ -40,7 +38,7 @@ def run(boards: Mapping[str, Mapping[str, Any]], seconds: float) -> Recording:
         ServerError, FleetError, DemoError: the run did not come to its end, or did not show what it should.
     """
     with ExitStack() as stack:
-        environment = demo_environment(stack, os.environ, connections=CONNECTIONS)
+        environment = demo_environment(stack, os.environ)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-pictures-")))
         prometheus = start_prometheus(directory, configuration(f"127.0.0.1:{environment['MONITOR_PORT']}"))
         stack.callback(prometheus.close)
