@@ -114,7 +114,9 @@ def _draw_series(
         colour = colour_of[one.name]
         zorder = 3 + len(series) - order
         if custom.get("drawStyle") == "bars":
-            axes.bar(times, values, width=step, bottom=below, color=colour, linewidth=0, zorder=zorder)
+            # Each as wide as its step; a single one between two gaps is a bar, too.
+            top_of = np.nan_to_num(values) + below
+            axes.fill_between(times, below, top_of, step="mid", color=colour, linewidth=0, zorder=zorder)
         else:
             axes.plot(times, values + below, color=colour, linewidth=1.5, zorder=zorder, solid_joinstyle="round")
             if stacked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import tempfile
 import time
@@ -40,19 +41,22 @@ def run(boards: Mapping[str, Mapping[str, Any]], seconds: float) -> Recording:
     with ExitStack() as stack:
         environment = demo_environment(stack, os.environ)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-pictures-")))
-        prometheus = start_prometheus(directory, configuration(f"127.0.0.1:{environment['MONITOR_PORT']}"))
+        monitor = f"127.0.0.1:{environment['MONITOR_PORT']}"
+        prometheus = start_prometheus(directory, configuration(monitor, host=socket.gethostname()))
         stack.callback(prometheus.close)
         demo = Demo(directory, environment, make_console())
         stack.callback(demo.close)
         return asyncio.run(_recorded(boards, demo, prometheus.url, seconds))
 
 
-def configuration(monitor: str) -> dict[str, Any]:
-    """Prometheus' configuration, with the shipped rules."""
-    # A picture is for everybody: this machine's name has no place in it.
+def configuration(monitor: str, *, host: str) -> dict[str, Any]:
+    """Prometheus' configuration, with the shipped rules; ``host`` is called "host".
+
+    A picture is for everybody: a machine's name has no place in it.
+    """
     relabel = {
         "source_labels": ["hostname"],
-        "regex": f"(.*){socket.gethostname()}",
+        "regex": f"(.*){re.escape(host)}",
         "target_label": "hostname",
         "replacement": "${1}host",
     }
