@@ -36,7 +36,7 @@ class Canvas:
     def __init__(self, width: float, height: float, theme: Theme) -> None:
         self.theme = theme
         self.width, self.height = width, height
-        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=theme.page)
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI * SHARPNESS, facecolor=theme.page)
         # Any: what matplotlib's canvases do has no types.
         make_agg: Any = FigureCanvasAgg
         self._agg = make_agg(self.figure)
@@ -90,7 +90,7 @@ class Canvas:
         """How many pixels wide the text would be."""
         font = FontProperties(family=FONT, size=size * POINT, weight="bold" if bold else "normal")
         widths = [self._renderer.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")]
-        return float(max(widths))
+        return float(max(widths)) / SHARPNESS
 
     def fitting(self, text: str, size: float, width: float, *, bold: bool = False) -> str:
         """The text, or as much of it as fits, with an ellipsis: of a dotted name the end."""
@@ -129,7 +129,6 @@ class Canvas:
     def write(self, path: Path) -> None:
         """Writes it as a PNG."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.set_dpi(DPI * SHARPNESS)
         self._agg.draw()
         image = Image.frombuffer("RGBA", self._agg.get_width_height(), self._agg.buffer_rgba())
         palette = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
