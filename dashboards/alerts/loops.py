@@ -109,7 +109,7 @@ def _loops(given: Given) -> list[Alert]:
             summary="A process has more event loops with a pool than its connection budget plans.",
             description="Worker {hostname} opened more loops with the pool {pool} than its budget plans, "
             '{{ $value | printf "%.0f" }} times in the last hour: the fleet may ask the database for more than it has.',
-            panel=(CONFLICTS, "Engines and loops, by worker"),
+            panel=(CONFLICTS, "Loops beyond the plan"),
         ),
     ]
 
