@@ -49,8 +49,9 @@ def _pools(given: Given) -> list[Alert]:
             severity="critical",
             when=given.increase(c.POOL_TIMEOUTS, seconds=600).sum_without("hostname").then("> 0"),
             summary="Tasks got no connection in time.",
-            description='In ten minutes {{ $value | printf "%.0f" }} tasks of queue {queue_name} got no connection of '
-            "pool {pool} in time and failed, if they did not try again: find what holds the connections.",
+            description="Tasks of queue {queue_name} got no connection of pool {pool} in time, "
+            '{{ $value | printf "%.0f" }} in ten minutes, and failed if they did not try again: find what holds the '
+            "connections.",
             panel=(POOLS, "Timeouts"),
         ),
     ]
