@@ -77,8 +77,8 @@ def _now() -> list[Builder[Panel]]:
             "Events lost or unreadable, last 10 min",
             "Good: 0 and 0. Bad: the counters of tasks are too low by as many.",
             "short",
-            Query(f"sum({increase(c.MONITOR_EVENTS_LOST, window='10m')})", "lost"),
-            Query(f"sum({increase(c.MONITOR_EVENTS_MALFORMED, window='10m')})", "unreadable"),
+            Query(f"sum({increase(c.MONITOR_EVENTS_LOST, window='10m')}) or vector(0)", "lost"),
+            Query(f"sum({increase(c.MONITOR_EVENTS_MALFORMED, window='10m')}) or vector(0)", "unreadable"),
             thresholds={ANY: "red"},
         ),
         amount(
@@ -202,7 +202,7 @@ def _bounds() -> list[Builder[Panel]]:
         ),
         lines(
             "Memory",
-            f"Good: flat, under {LIMITS.monitor_memory_bytes / 1e6:.0f} MB with a hundred workers. Bad: climbs.",
+            "Good: flat. Bad: climbs for hours: see which table fills, or whether events wait to be read.",
             "decbytes",
             Query(of_monitors("process_resident_memory_bytes"), "{{instance}}"),
             thresholds={LIMITS.monitor_memory_bytes: "yellow"},

@@ -160,7 +160,11 @@ def test_a_table_names_its_columns(panel: Json) -> None:
     headings = {sort["displayName"] for sort in panel["options"]["sortBy"]}
     headings |= {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
     assert headings <= set(names.values())
+    units = {
+        one["matcher"]["options"]: one["properties"][0]["value"] for one in panel["fieldConfig"]["overrides"][::-1]
+    }
     for label in set(names) - set(values):
+        assert units[names[label]] == "string", "a label that looks like a number is none"
         assert any(re.search(rf"\b{label}\b", target["expr"]) for target in panel["targets"]), label
 
 
