@@ -160,11 +160,10 @@ def test_a_table_names_its_columns(panel: Json) -> None:
     headings = {sort["displayName"] for sort in panel["options"]["sortBy"]}
     headings |= {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
     assert headings <= set(names.values())
-    units = {
-        one["matcher"]["options"]: one["properties"][0]["value"] for one in panel["fieldConfig"]["overrides"][::-1]
-    }
+    overrides = [(one["matcher"]["options"], one["properties"]) for one in panel["fieldConfig"]["overrides"]]
     for label in set(names) - set(values):
-        assert units[names[label]] == "string", "a label that looks like a number is none"
+        # A label that looks like a number, such as a release, is none.
+        assert (names[label], [{"id": "unit", "value": "string"}]) in overrides
         assert any(re.search(rf"\b{label}\b", target["expr"]) for target in panel["targets"]), label
 
 
@@ -185,8 +184,8 @@ def test_each_number_of_the_overview_leads_to_its_dashboard() -> None:
 
 def test_an_alert_leads_to_its_place_in_the_runbook() -> None:
     (table,) = [one for one in panels(COMMITTED["overview.json"]) if one["title"] == "Firing alerts"]
-    (column,) = [one for one in table["fieldConfig"]["overrides"] if one["matcher"]["options"] == "Runbook"]
-    properties = {one["id"]: one["value"] for one in column["properties"]}
+    columns = [one for one in table["fieldConfig"]["overrides"] if one["matcher"]["options"] == "Runbook"]
+    properties = {one["id"]: one["value"] for column in columns for one in column["properties"]}
     (mapping,) = properties["mappings"]
     numbers = {alert: int(result["text"]) for alert, result in mapping["options"].items()}
     pages = {one["title"]: one["id"] for one in COMMITTED["runbook.json"]["panels"] if one["type"] == "text"}
