@@ -244,12 +244,9 @@ def named(names: Mapping[str, tuple[str, str]]) -> list[ValueMapping]:
 
 def steps_for(steps: Steps, *, below: str = "green", cell: bool = False) -> list[DynamicConfigValue]:
     """Thresholds of one query or column, where the panel has others; ``cell``: they colour the table's cell."""
-    values = [DynamicConfigValue("thresholds", _thresholds(steps, below).build())]
-    return (
-        [*values, DynamicConfigValue("custom.cellOptions", {"type": "color-background", "mode": "basic"})]
-        if cell
-        else values
-    )
+    background = DynamicConfigValue("custom.cellOptions", {"type": "color-background", "mode": "basic"})
+    values = DynamicConfigValue("thresholds", _thresholds(steps, below).build())
+    return [values, background] if cell else [values]
 
 
 def _asked(
