@@ -58,7 +58,7 @@ def _now() -> list[Builder[Panel]]:
     return [
         monitors_now(),
         amount(
-            "Without the broker, last 10 min",
+            "Without broker, 10 min",
             "Good: 0 s. Of the monitor that was without it longest; what was sent meanwhile is not known.",
             "s",
             Query(down, "without it"),
@@ -74,7 +74,7 @@ def _now() -> list[Builder[Panel]]:
             empty="no monitor",
         ),
         amount(
-            "Events lost or unreadable, last 10 min",
+            "Events lost, last 10 min",
             "Good: 0 and 0. Bad: the counters of tasks are too low by as many.",
             "short",
             Query(f"sum({increase(c.MONITOR_EVENTS_LOST, window='10m')}) or vector(0)", "lost"),

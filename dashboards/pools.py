@@ -44,8 +44,8 @@ def build() -> Dashboard:
 def wait_now(*, width: int = 4) -> stat.Panel:
     """How long tasks wait, of the worst queue."""
     return amount(
-        "Wait for a connection, 95th percentile",
-        f"Of the queue and pool that wait longest, within 5 minutes. Good: under a millisecond. "
+        "Wait for a connection p95",
+        f"95th percentile, of the queue and pool that wait longest, within 5 minutes. Good: under a millisecond. "
         f"Bad: over {LIMITS.wait_seconds} s.",
         "s",
         # NaN where nobody took a connection.
@@ -95,7 +95,7 @@ def _now() -> list[Builder[Panel]]:
             empty="0 s",
         ),
         amount(
-            "Database, potential of its limit",
+            "Potential of the database",
             "What all pools of the fleet may open, of what the fullest database takes. Good: under 100%. "
             "Bad: over it, workers can be refused.",
             "percentunit",

@@ -43,7 +43,7 @@ def build() -> Dashboard:
 def queues_without_worker(*, width: int = 4) -> stat.Panel:
     """How many queues nobody takes tasks from."""
     return amount(
-        "Queues with tasks, without a worker",
+        "Queues without a worker",
         "Good: 0. Bad: tasks wait, and nobody who is up takes from their queue.",
         "short",
         Query(

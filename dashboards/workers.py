@@ -36,7 +36,7 @@ def workers_now(*, width: int = 4) -> stat.Panel:
 def blind_workers(*, width: int = 4) -> stat.Panel:
     """Of how many workers we do not know enough."""
     return amount(
-        "Workers we see too little of",
+        "Workers hardly seen",
         "Good: 0 and 0. Bad: without task events (start them with -E), or with a snapshot older than "
         f"{LIMITS.snapshot_seconds:.0f} s: other panels are incomplete for these.",
         "short",

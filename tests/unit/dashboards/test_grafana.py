@@ -137,6 +137,12 @@ def test_the_panel_says_what_good_looks_like(panel: Json) -> None:
 
 
 @every_panel
+def test_a_title_fits_its_panel(panel: Json) -> None:
+    # At 1600 pixels a column has 66, a letter 7, and the marks of description and links take 60.
+    assert len(panel["title"]) * 7 <= panel["gridPos"]["w"] * 66 - 60
+
+
+@every_panel
 def test_the_targets_are_told_apart(panel: Json) -> None:
     references = [target["refId"] for target in panel["targets"]]
     assert len(set(references)) == len(references)
