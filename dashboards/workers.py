@@ -85,7 +85,7 @@ def work() -> list[Builder[Panel]]:
             "Last snapshot": {LIMITS.snapshot_warning_seconds: "yellow", LIMITS.snapshot_seconds: "red"},
         },
         ascending=True,
-        empty="none known",
+        empty="-",  # in the cells of one that is gone, too
         width=24,
     )
     coloured = DynamicConfigValue("custom.cellOptions", {"type": "color-text"})
