@@ -36,7 +36,7 @@ def build() -> Dashboard:
     with_section(frame, "Now", _now())
     with_section(frame, "Tasks", _tasks())
     with_section(frame, "Queues", _queues())
-    with_section(frame, "Workers", work())
+    with_section(frame, "Who works", work())
     return numbered(frame)
 
 
