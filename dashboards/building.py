@@ -18,7 +18,6 @@ from grafana_foundation_sdk.models.dashboard import (
     DashboardLink,
     DashboardLinkType,
     Panel,
-    RowPanel,
     VariableHide,
     VariableOption,
     VariableRefresh,
@@ -82,7 +81,7 @@ def numbered(frame: dashboard.Dashboard, numbers: Mapping[str, int] | None = Non
     built = frame.build()
     built.schema_version = SCHEMA_VERSION
     for panel in built.panels or []:
-        title = f"row: {panel.title}" if isinstance(panel, RowPanel) else panel.title or ""
+        title = panel.title or ""
         panel.id_val = numbers[title] if numbers and title in numbers else 1 + crc32(title.encode()) % 1_000_000
         alerts = [alert for alert in rules.alerts(Pace(1)) if alert.panel == (built.uid, panel.title)]
         if isinstance(panel, Panel) and alerts:
