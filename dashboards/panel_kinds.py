@@ -127,7 +127,8 @@ def bars(
     """The same for rare things: a single one between two empty stretches is seen, and only what there is is named."""
     some = [replace(query, expression=f"{query.expression} > 0") for query in queries]
     panel = lines(title, description, unit, *some, thresholds=thresholds, stacked=True, empty=empty)
-    return panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80)
+    # A bar a minute at least: the windows of narrower ones would overlap, and show one event several times.
+    return panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80).interval("1m")
 
 
 def amount(
