@@ -32,10 +32,7 @@ from dashboards.queries import firing, gauge
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 
-__all__ = ["RUNBOOK", "SCHEMA_VERSION", "leading_to", "link_to", "new_dashboard", "numbered", "with_section"]
-
-RUNBOOK = "https://loopwatch.invalid/runbook.md"
-"""Where ``runbook.md`` is published: a fleet replaces it here and in the rules by the place that it has for it."""
+__all__ = ["SCHEMA_VERSION", "leading_to", "link_to", "new_dashboard", "numbered", "with_section"]
 
 SCHEMA_VERSION = 39
 """Grafana 11.0's: a newer one migrates what is older, an older one does not know what is newer."""

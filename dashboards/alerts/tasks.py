@@ -29,7 +29,7 @@ def _failures(given: Given) -> Alert:
         summary="A task fails often.",
         description="Of the runs of task {name} in queue {queue_name}, {{ $value | humanizePercentage }} fail: the "
         "panel names the exception; compare its beginning with the workers' starts.",
-        panel=(TASKS, "Failures by exception"),
+        panel=(TASKS, "Failed tasks, share by task"),
     )
 
 
@@ -78,5 +78,5 @@ def _unattended(given: Given) -> Alert:
         summary="A queue holds tasks and no worker consumes it.",
         description="Tasks wait in queue {queue_name}, and no worker that is up consumes it: start one with "
         "-Q {queue_name}, or see why the last one ended.",
-        panel=(TASKS, "Workers"),
+        panel=(TASKS, "Workers and slots, by queue"),
     )
