@@ -69,7 +69,7 @@ types: .venv/.complete
 bench: setup ## the benchmarks
 	@$(BIN)/python -m benchmarks
 
-dashboards: .venv/.complete ## dashboards/grafana/*.json anew from the code
+dashboards: .venv/.complete ## dashboards and alert rules anew from the code
 	@$(BIN)/python -m dashboards
 
 # `make pictures PICTURES=--draw` draws what the last run has left, without another one.

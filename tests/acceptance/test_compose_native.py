@@ -68,12 +68,6 @@ def test_a_roadmap_is_made_and_prometheus_hears_of_it(stack: Compose) -> None:
     assert query(stack, "loopwatch_loop_conflicts_total") == []
 
 
-def test_the_profile_adds_workers_of_other_names(stack: Compose) -> None:
-    stack.start("celery_logs_global")
-    assert "celery_logs_global" in stack.running
-    eventually(lambda: "logs@global.worker" in _nodes(stack, "loopwatch_worker_info"), what="the worker in Prometheus")
-
-
 def test_a_service_that_was_killed_is_started_again_where_it_was(stack: Compose) -> None:
     url = stack.url("monitor")
     stack.kill("monitor")
