@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from dashboards.__main__ import DIRECTORY as BOARDS
-from dashboards.pictures import units
+from dashboards.pictures import run, units
 from dashboards.pictures.__main__ import DIRECTORY, draw_all
 from dashboards.pictures.chosen import PICTURES, boards_of
 from dashboards.pictures.content import Content, Named, steps_in
@@ -168,8 +169,10 @@ def _pixels_like(image: Image.Image, colour: str) -> int:
 # ------------------------------------------------------------ parts
 
 
-def test_the_examples_run() -> None:
-    assert doctest.testmod(units).failed == 0
+@pytest.mark.parametrize("module", [units, run])
+def test_the_examples_run(module: ModuleType) -> None:
+    done = doctest.testmod(module)
+    assert (done.failed, done.attempted > 0) == (0, True)
 
 
 @pytest.mark.parametrize(
