@@ -31,6 +31,7 @@ CONNECTED = re.compile(r"(\w+) and on \(job, instance\) \(loopwatch_monitor_brok
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Rules = list[dict[str, Any]]
+Tests = list[dict[str, Any]]
 
 NOT_DOUBLED = {
     "LoopwatchLoopConflict": "a time: its test of two monitors finds each of them for itself",
@@ -77,11 +78,11 @@ NAIVE = {
 
 
 @cache
-def _tests() -> list[dict[str, Any]]:
+def _tests() -> Tests:
     return [test for path in TESTS for test in yaml.load(path.read_text(), LOADER)["tests"]]
 
 
-def _tests_of(alert: str, *kinds: str) -> list[dict[str, Any]]:
+def _tests_of(alert: str, *kinds: str) -> Tests:
     """The alert's tests, of these kinds or of all."""
     named = [(test, *re.split(r":? ", test["name"])[:2]) for test in _tests()]
     return [test for test, name, kind in named if name == alert and kind in (kinds or KINDS)]
@@ -143,30 +144,39 @@ def _naive(alert: str, rules: Rules) -> Iterator[tuple[str, Rules]]:
         )
 
 
+def _run(promtool: Promtool, directory: Path, rules: Rules, tests: Tests) -> tuple[bool, str]:
+    """Whether these tests hold for these rules, and what promtool says."""
+    directory.mkdir(exist_ok=True)
+    (directory / "rules.yml").write_text(json.dumps({"groups": [{"name": "tried", "rules": rules}]}))
+    suite = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": tests}
+    (directory / "tests.yml").write_text(json.dumps(suite))
+    result = promtool("test", "rules", directory / "tests.yml")
+    said = result.stdout + result.stderr
+    assert (result.returncode == 0) == ("FAILED" not in said), said
+    return result.returncode == 0, said
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_its_tests_hold_and_find_it_made_naive(alert: str, tmp_path: Path, promtool: Promtool) -> None:
-    rules = _needed(alert)
-    every, quiet = _tests_of(alert), _tests_of(alert, "quiet")
+    rules, every, quiet = _needed(alert), _tests_of(alert), _tests_of(alert, "quiet")
     tries = [("as it is", rules, every)]
     tries += [(name, mutated, quiet) for name, mutated in _hasty(alert, rules) if mutated != rules]
     tries += [(name, mutated, every) for name, mutated in _naive(alert, rules) if mutated != rules]
-
-    def outcome(number: int) -> tuple[str, bool, str]:
-        name, tried, tests = tries[number]
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        (directory / "rules.yml").write_text(json.dumps({"groups": [{"name": "tried", "rules": tried}]}))
-        suite = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": tests}
-        (directory / "tests.yml").write_text(json.dumps(suite))
-        result = promtool("test", "rules", directory / "tests.yml")
-        said = result.stdout + result.stderr
-        assert (result.returncode == 0) == ("FAILED" not in said), said
-        return name, result.returncode == 0, said
-
     with ThreadPoolExecutor(2) as pool:
-        (_, holds, said), *others = pool.map(outcome, range(len(tries)))
+        (holds, said), *others = pool.map(
+            lambda number: _run(promtool, tmp_path / str(number), *tries[number][1:]), range(len(tries))
+        )
     assert holds, said
-    assert [name for name, survives, _ in others if survives] == []
+    assert [name for (name, *_), (survives, _) in zip(tries[1:], others, strict=True) if survives] == []
+
+
+@pytest.mark.parametrize("late", ["for", "keep_firing_for"])
+def test_a_conflict_is_told_at_once_and_no_longer_than_it_is_recent(
+    late: str, tmp_path: Path, promtool: Promtool
+) -> None:
+    rules = [rule | {late: "1m"} for rule in _needed("LoopwatchLoopConflict")]
+    holds, _ = _run(promtool, tmp_path, rules, _tests_of("LoopwatchLoopConflict"))
+    assert not holds
 
 
 def _shown(alert: str, directory: Path, promtool: Promtool) -> str:
@@ -174,13 +184,9 @@ def _shown(alert: str, directory: Path, promtool: Promtool) -> str:
     test = _tests_of(alert, "fires")[0]
     question = {"eval_time": test["promql_expr_test"][0]["eval_time"], "alertname": alert, "exp_alerts": []}
     asked = test | {"promql_expr_test": [], "alert_rule_test": [question]}
-    rules = {"groups": [{"name": "tried", "rules": _needed(alert)}]}
-    (directory / "rules.yml").write_text(json.dumps(rules))
-    suite = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": [asked]}
-    (directory / "tests.yml").write_text(json.dumps(suite))
-    result = promtool("test", "rules", directory / "tests.yml")
-    found = re.search(r'description="((?:[^"\\]|\\.)*)"', result.stdout + result.stderr)
-    assert found, result.stdout + result.stderr
+    _, said = _run(promtool, directory, _needed(alert), [asked])
+    found = re.search(r'description="((?:[^"\\]|\\.)*)"', said)
+    assert found, said
     return str(json.loads(f'"{found[1]}"'))
 
 
