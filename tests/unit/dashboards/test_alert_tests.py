@@ -84,8 +84,8 @@ def _tests() -> Tests:
 
 def _tests_of(alert: str, *kinds: str) -> Tests:
     """The alert's tests, of these kinds or of all."""
-    named = [(test, *re.split(r":? ", test["name"])[:2]) for test in _tests()]
-    return [test for test, name, kind in named if name == alert and kind in (kinds or KINDS)]
+    beginnings = tuple(f"{alert} {kind}: " for kind in kinds or KINDS)
+    return [test for test in _tests() if test["name"].startswith(beginnings)]
 
 
 @cache
