@@ -158,10 +158,10 @@ def _run(promtool: Promtool, directory: Path, rules: Rules, tests: Tests) -> tup
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_its_tests_hold_and_find_it_made_naive(alert: str, tmp_path: Path, promtool: Promtool) -> None:
-    rules, every, quiet = _needed(alert), _tests_of(alert), _tests_of(alert, "quiet")
-    tries = [("as it is", rules, every)]
+    rules, quiet, told = _needed(alert), _tests_of(alert, "quiet"), _tests_of(alert, "fires", "quiet")
+    tries = [("as it is", rules, _tests_of(alert))]
     tries += [(name, mutated, quiet) for name, mutated in _hasty(alert, rules) if mutated != rules]
-    tries += [(name, mutated, every) for name, mutated in _naive(alert, rules) if mutated != rules]
+    tries += [(name, mutated, told) for name, mutated in _naive(alert, rules) if mutated != rules]
     with ThreadPoolExecutor(2) as pool:
         (holds, said), *others = pool.map(
             lambda number: _run(promtool, tmp_path / str(number), *tries[number][1:]), range(len(tries))
