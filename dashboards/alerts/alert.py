@@ -69,7 +69,7 @@ class Alert:
             "summary": self.summary,
             "description": self._description(),
             "runbook_url": runbook_url(rule["alert"]),
-            "dashboard_url": dashboard_url(uid, _panel(uid, title), labels=self.when.labels),
+            "dashboard_url": dashboard_url(uid, panel_id(uid, title), labels=self.when.labels),
         }
         return rule
 
@@ -103,10 +103,3 @@ class Given:
     def in_five_minutes(self) -> str:
         """Makes of a rate over five minutes how many they were."""
         return f"* {self.pace.seconds(300):g}"
-
-
-def _panel(uid: str, title: str) -> int | None:
-    try:
-        return panel_id(uid, title)
-    except LookupError:
-        return None
