@@ -10,6 +10,9 @@ BIN := .venv/bin
 SYSTEM_PROGRAMS := redis-server:redis-server /usr/lib/rabbitmq/bin/rabbitmq-server:rabbitmq-server \
   /usr/sbin/mariadbd:mariadb-server promtool:prometheus amtool:prometheus-alertmanager openssl:openssl
 
+# Test processes: half as many again as there are processors, as most of the time they wait for servers; four at most.
+TEST_PROCESSES ?= $(shell n=$$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )); echo $$(( n > 4 ? 4 : n )))
+
 # `make demo DEMO_SECONDS=45` hands it on.
 export DEMO_SECONDS
 
@@ -54,7 +57,7 @@ demo: setup ## the whole product on this machine until Ctrl-C; DEMO_SECONDS=45: 
 	@$(BIN)/python -m app.demo
 
 test: setup lint ## lint, types and all tests; CI=1: a missing service fails instead of skipping
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: .venv/.complete types ## ruff and mypy
 	$(BIN)/ruff check .

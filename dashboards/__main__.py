@@ -1,4 +1,4 @@
-"""Writes the dashboards' JSON, ``python -m dashboards [directory]``, and without a directory the PrometheusRule too."""
+"""Writes the dashboards' JSON, ``python -m dashboards [directory]``, and without a directory the rules, too."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards import loop_conflicts, prometheus_rule
+from dashboards import loop_conflicts, monitor, overview, pools, prometheus_rule, rules, runbook, tasks
 
-DASHBOARDS = {"loop-conflicts.json": loop_conflicts.build}
+DASHBOARDS = {
+    "overview.json": overview.build,
+    "loop-conflicts.json": loop_conflicts.build,
+    "pools.json": pools.build,
+    "tasks.json": tasks.build,
+    "monitor.json": monitor.build,
+    "runbook.json": runbook.build,
+}
 """File names, and what builds their content."""
 
 DIRECTORY = Path(__file__).parent / "grafana"
@@ -28,6 +35,7 @@ def main(directory: Path = DIRECTORY) -> None:
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        prometheus_rule.RULE.write_text(prometheus_rule.render())
     main(*(Path(argument) for argument in sys.argv[1:2]))
+    if not sys.argv[1:]:  # after the dashboards: the alerts link to panels by their numbers
+        rules.RULES.write_text(rules.render())
+        prometheus_rule.RULE.write_text(prometheus_rule.render())

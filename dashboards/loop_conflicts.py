@@ -1,75 +1,124 @@
-"""The dashboard "Loop conflicts and pools": is a loop-bound resource used on the wrong loop, and what do pools hold."""
+"""The dashboard "Loop conflicts": is a loop-bound resource used on the wrong loop, and what do loops hold."""
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.builders import stat
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from dashboards.building import amount, bars, heat, lines, new_dashboard, numbered, rows
-from dashboards.queries import Query, bucket_increase, gauge, increase, quantile, rate
+from dashboards.building import new_dashboard, numbered, with_section
+from dashboards.panel_kinds import ANY, amount, bars, lines, rows
+from dashboards.queries import Query, gauge, increase, quantile, rate, recorded, share
+from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
-__all__ = ["RECENT_SECONDS", "UID", "build"]
+__all__ = ["RECENT_SECONDS", "UID", "build", "recent_conflicts"]
 
 UID = "loopwatch-loop-conflicts"
 
-RECENT_SECONDS = 600
+RECENT_SECONDS = int(LIMITS.conflict_recent_seconds)
 """A conflict younger than this is red; the alert LoopwatchLoopConflict fires for as long."""
-
-ANY = 0.001
-"""The threshold for "not one": of a single event Prometheus' extrapolation may leave a little less than 1."""
 
 QUEUE = {"queue_name": "$queue"}
 WORKER = {"hostname": "$worker"}
 POOL = {"hostname": "$worker", "pool": "$pool"}
-QUEUE_AND_POOL = {"queue_name": "$queue", "pool": "$pool"}
 
 
 def build() -> Dashboard:
     """The dashboard."""
     frame = new_dashboard(
-        "Loop conflicts and pools",
+        "Loop conflicts",
         uid=UID,
-        description="Resources of one event loop that were used on another, the engines that each loop holds, "
-        "and how full their connection pools are, by queue and worker.",
+        description="Resources of one event loop that were used on another, which task does it, the engines that each "
+        "loop holds, and what blocks loops.",
     )
-    for heading, panels in (
-        ("Loop conflicts", _conflicts()),
-        ("Engines and loops", _engines()),
-        ("Connection pools", _pools()),
-        ("Connections of the fleet", _connections()),
-    ):
-        frame.with_row(dashboard.Row(heading))
-        for panel in panels:
-            frame.with_panel(panel)
+    with_section(frame, "Now", _now())
+    with_section(frame, "Loop conflicts", _conflicts())
+    with_section(frame, "Engines and loops", _engines())
+    with_section(frame, "Loops that are held up", _loops())
     return numbered(frame)
+
+
+def recent_conflicts(*, width: int = 4) -> stat.Panel:
+    """How many in the last minutes."""
+    return amount(
+        f"Loop conflicts, last {RECENT_SECONDS // 60} min",
+        "Good: 0 and 0. The second number also counts a conflict that is the first of its series, "
+        "whose increase Prometheus cannot see.",
+        "short",
+        Query(f"sum({increase(c.LOOP_CONFLICTS, window=f'{RECENT_SECONDS}s', **QUEUE)})", "conflicts"),
+        Query(f"count({_since_last_conflict()} < {RECENT_SECONDS}) or vector(0)", "workers"),
+        thresholds={ANY: "red"},
+        width=width,
+    )
 
 
 def _since_last_conflict() -> str:
     return f"time() - max by (hostname) ({gauge(c.LOOP_CONFLICT_LAST, **WORKER)} > 0)"
 
 
+def _share_of_tasks() -> str:
+    return share(
+        recorded("queue:loopwatch_loop_conflicts:rate5m", **QUEUE),
+        recorded("task:celery_task_finished:rate5m", **QUEUE),
+        "queue_name",
+    )
+
+
+def _now() -> list[Builder[Panel]]:
+    return [
+        recent_conflicts(width=6),
+        amount(
+            "Tasks that meet a conflict, worst queue",
+            f"Of those that ended within 5 minutes. Good: 0%. From {LIMITS.conflict_share:.0%} on it is not a single "
+            "task any more.",
+            "percentunit",
+            Query(f"max({_share_of_tasks()})", "share"),
+            thresholds={ANY: "orange", LIMITS.conflict_share: "red"},
+            empty="0%",
+            width=6,
+        ),
+        amount(
+            "Engines too many",
+            "Good: 0 and 0. Above loops: an engine a run that nobody disposes of. "
+            "Of closed loops: one may wait for the next look-up, which sweeps it.",
+            "short",
+            Query(f"sum({_engines_above_loops()}) or vector(0)", "above loops"),
+            Query(f"max({gauge(c.ENGINES_ORPHANED, **POOL)}) or vector(0)", "of closed loops, one process"),
+            thresholds={LIMITS.orphaned_engines + 1: "red"},
+            width=6,
+        ),
+        amount(
+            "Lag of loops, 99th percentile",
+            "How late the loop of the worst worker runs what is due. Good: milliseconds. Bad: tenths of a second.",
+            "s",
+            Query(f"max({quantile(0.99, c.LOOP_LAG, 'hostname', **WORKER)} >= 0)", "lag"),
+            thresholds={LIMITS.loop_lag_warning_seconds: "yellow", LIMITS.loop_lag_seconds: "red"},
+            empty="no loops",
+            width=6,
+        ),
+    ]
+
+
 def _conflicts() -> list[Builder[Panel]]:
     return [
-        amount(
-            f"Loop conflicts, last {RECENT_SECONDS // 60} min",
-            "Good: 0 and 0. The second number also counts a conflict that is the first of its series, "
-            "whose increase Prometheus cannot see.",
-            "short",
-            Query(f"sum({increase(c.LOOP_CONFLICTS, window=f'{RECENT_SECONDS}s', **QUEUE)})", "conflicts"),
-            Query(f"count({_since_last_conflict()} < {RECENT_SECONDS}) or vector(0)", "workers with one"),
-            thresholds={ANY: "red"},
-        ),
         bars(
             "Conflicts by queue",
-            "Good: empty. Each bar is a resource of one event loop that a task used on another.",
-            "ops",
-            Query(f"sum by (queue_name) ({rate(c.LOOP_CONFLICTS, **QUEUE)})", "{{queue_name}}"),
+            "Good: none. Each bar is a resource of one event loop that a task used on another.",
+            "short",
+            Query(f"sum by (queue_name) ({increase(c.LOOP_CONFLICTS, **QUEUE)})", "{{queue_name}}"),
+            empty="none",
+        ),
+        bars(
+            "Conflicts by resource and kind",
+            "Good: none. One colour is one cause; fork_shared points at a client that was made before the fork.",
+            "short",
+            Query(f"sum by (resource, kind) ({increase(c.LOOP_CONFLICTS, **QUEUE)})", "{{resource}} {{kind}}"),
+            empty="none",
         ),
         rows(
             "Conflicts by task",
-            "The first row is the task to open. "
+            "Good: none. The first row is the task to open. "
             "Source guard: refused in time, or seen by observe(); exception, event: it happened.",
             "short",
             Query(
@@ -78,54 +127,60 @@ def _conflicts() -> list[Builder[Panel]]:
                 "Conflicts",
             ),
             columns={"queue_name": "Queue", "name": "Task", "resource": "Resource", "kind": "Kind", "source": "Source"},
-            thresholds={ANY: "red"},
-        ),
-        bars(
-            "Conflicts by resource and kind",
-            "One colour is one cause; fork_shared points at a client that was made before the fork.",
-            "ops",
-            Query(f"sum by (resource, kind) ({rate(c.LOOP_CONFLICTS, **QUEUE)})", "{{resource}} {{kind}}"),
+            thresholds={"Conflicts": {ANY: "red"}},
+            empty="none",
+            width=16,
         ),
         rows(
             "Time since the last conflict, by worker",
-            "Good: empty, or days.",
-            "s",
+            "Good: none, or days.",
+            "dtdurations",
             Query(_since_last_conflict(), "Since"),
             columns={"hostname": "Worker"},
+            thresholds={"Since": {0: "red", RECENT_SECONDS: "transparent"}},
+            ascending=True,
+            empty="none",
+            width=8,
+        ),
+        lines(
+            "Tasks that meet a conflict, share by queue",
+            f"Good: none. From {LIMITS.conflict_share:.0%} on every deploy makes it worse: stop and repair.",
+            "percentunit",
+            Query(_share_of_tasks(), "{{queue_name}}"),
+            thresholds={LIMITS.conflict_share: "red"},
+            empty="none",
         ),
         lines(
             "Failed notifications",
-            "Share of the auxiliary operations. Good: empty. loop_conflict moves with the conflicts and has their "
-            "cause; timeout and error together are the message broker.",
+            "Share of the auxiliary operations of a queue. Good: none. loop_conflict moves with the conflicts and has "
+            "their cause; timeout and error together are the message broker.",
             "percentunit",
             Query(
-                f"sum by (queue_name, reason) ({rate(c.NOTIFICATION_FAILURES, **QUEUE)}) "
-                f"/ on (queue_name) group_left () sum by (queue_name) ({rate(c.NOTIFICATIONS, **QUEUE)})",
-                "{{queue_name}} {{reason}}",
+                "sum by (queue_name, operation, reason) "
+                f"({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)}) "
+                "/ on (queue_name, operation) group_left () (sum by (queue_name, operation) "
+                f"({recorded('queue:loopwatch_notifications:rate5m', **QUEUE)}) > 0)",
+                "{{queue_name}} {{operation}} {{reason}}",
             ),
-            thresholds={0.05: "red"},
-        ),
-        lines(
-            "Longest running task",
-            "Bad: a line that only climbs. Waiting for a future of another loop raises nothing, it hangs.",
-            "s",
-            Query(gauge(c.TASK_OLDEST_RUNNING, **QUEUE), "{{hostname}} {{queue_name}}"),
-            thresholds={3600: "red"},
+            thresholds={LIMITS.notification_share: "red"},
+            empty="none",
         ),
     ]
+
+
+def _engines_above_loops() -> str:
+    return f"{recorded('process:loopwatch_engines:excess', **POOL)} > 0"
 
 
 def _engines() -> list[Builder[Panel]]:
     return [
         lines(
             "Engines above loops, by process",
-            "Good: empty. Bad: a staircase, which is an engine a run that nobody disposes of.",
+            "Good: none. Bad: a staircase, which is an engine a run that nobody disposes of.",
             "short",
-            Query(
-                f"({gauge(c.ENGINES, **POOL)} - on (job, hostname, slot) group_left () {gauge(c.LOOPS, **WORKER)}) > 0",
-                "{{hostname}} {{slot}} {{pool}}",
-            ),
-            thresholds={ANY: "red"},
+            Query(_engines_above_loops(), "{{hostname}} {{slot}} {{pool}}"),
+            thresholds={1: "red"},
+            empty="none",
         ),
         lines(
             "Engines and loops, by worker",
@@ -138,8 +193,8 @@ def _engines() -> list[Builder[Panel]]:
             "Engines of closed loops",
             "Good: 0, or 1 until the next sweep. Bad: grows.",
             "short",
-            Query(f"sum by (hostname, pool) ({gauge(c.ENGINES_ORPHANED, **POOL)})", "{{hostname}} {{pool}}"),
-            thresholds={2: "yellow"},
+            Query(f"max by (hostname, pool) ({gauge(c.ENGINES_ORPHANED, **POOL)})", "{{hostname}} {{pool}}"),
+            thresholds={LIMITS.orphaned_engines + 1: "red"},
         ),
         lines(
             "Engines made",
@@ -154,141 +209,50 @@ def _engines() -> list[Builder[Panel]]:
             Query(f"sum by (reason) ({rate(c.ENGINES_DISPOSED, **POOL)})", "{{reason}}"),
             stacked=True,
         ),
+        bars(
+            "Loops beyond the plan",
+            "Good: none. Each bar is a loop that made a pool in a process whose connection budget had no room for it: "
+            "plan for as many loops as a process really has.",
+            "short",
+            Query(f"sum by (hostname, pool) ({increase(c.LOOPS_UNPLANNED, **POOL)})", "{{hostname}} {{pool}}"),
+            empty="none",
+        ),
     ]
 
 
-def _used_of_max(*by: str) -> str:
-    labels = ", ".join(by)
-    used = gauge(c.POOL_CONNECTIONS, state="used", **POOL)
-    return f"max by ({labels}) (max without (state) ({used}) / {gauge(c.POOL_CONNECTIONS_MAX, **POOL)})"
-
-
-def _by_queue(connections: str) -> str:
-    queue_of_worker = f"max by (job, hostname, queue_name) ({gauge(c.WORKER_INFO)})"
-    by_worker = f"sum by (job, hostname, pool) ({connections})"
-    return f"sum by (queue_name, pool) ({by_worker} * on (job, hostname) group_left (queue_name) {queue_of_worker})"
-
-
-def _pools() -> list[Builder[Panel]]:
-    used = _by_queue(gauge(c.POOL_CONNECTIONS, state="used", **POOL))
-    maximum = _by_queue(gauge(c.POOL_CONNECTIONS_MAX, **POOL))
+def _loops() -> list[Builder[Panel]]:
+    steps = {LIMITS.loop_lag_warning_seconds: "yellow", LIMITS.loop_lag_seconds: "red"}
     return [
         lines(
-            "Used of maximum, by queue",
-            "Good: under 0.7. A worker of two queues is a queue of its own, such as content,logs.",
-            "percentunit",
-            Query(f"{used} / {maximum}", "{{queue_name}} {{pool}}"),
-            thresholds={0.7: "yellow", 0.9: "red"},
-        ),
-        lines(
-            "Fullest process, by worker",
-            "Bad: one line at 1 while the panel before is calm.",
-            "percentunit",
-            Query(_used_of_max("hostname", "pool"), "{{hostname}} {{pool}}"),
-            thresholds={0.9: "red"},
-        ),
-        lines(
-            "Peak of maximum, by worker",
-            "The most in use at once in the last minute. Bad: 1 while the use is calm; short bursts need max_overflow.",
-            "percentunit",
-            Query(
-                f"max by (hostname, pool) ({gauge(c.POOL_CONNECTIONS_PEAK, **POOL)} "
-                f"/ {gauge(c.POOL_CONNECTIONS_MAX, **POOL)})",
-                "{{hostname}} {{pool}}",
-            ),
-            thresholds={1: "red"},
-        ),
-        lines(
-            "Wait for a connection, by queue",
-            "Good: the 99th percentile under some milliseconds. Bad: over 0.5 s.",
+            "Loop lag, 99th percentile",
+            "How late a loop runs what is due. Good: milliseconds. Bad: tenths of a second, synchronous code on the "
+            "loop.",
             "s",
-            *(
-                Query(quantile(share, c.POOL_WAIT, "queue_name", **QUEUE_AND_POOL), f"{{{{queue_name}}}} p{share:.0%}")
-                for share in (0.5, 0.95, 0.99)
-            ),
-            thresholds={0.5: "red"},
-        ),
-        heat(
-            "Wait for a connection",
-            "Good: one band at the bottom. Bad: a second band above 0.5 s.",
-            Query(bucket_increase(c.POOL_WAIT, **QUEUE_AND_POOL), "{{le}}"),
-        ),
-        rows(
-            "Who pays: time waited a use, by task",
-            "The first row pays most.",
-            "s",
-            Query(
-                f"topk(10, sum by (queue_name, name, pool) ({rate(c.TASK_POOL_WAIT, window='$__range', **QUEUE)}) "
-                f"/ (sum by (queue_name, name, pool) ({rate(c.TASK_POOL_USES, window='$__range', **QUEUE)}) > 0))",
-                "Waited a use",
-            ),
-            columns={"queue_name": "Queue", "name": "Task", "pool": "Pool"},
-            thresholds={0.5: "red"},
+            Query(quantile(0.99, c.LOOP_LAG, "hostname", **WORKER), "{{hostname}}"),
+            thresholds=steps,
         ),
         lines(
-            "Waiting now",
-            "Tasks that wait for a connection. Good: 0.",
-            "short",
-            Query(f"sum by (hostname, pool) ({gauge(c.POOL_PENDING_REQUESTS, **POOL)})", "{{hostname}} {{pool}}"),
-            thresholds={ANY: "yellow"},
+            "Longest lag of the last minute",
+            "Good: under the red line. Bad: one call that blocks, which the percentile hides; a lag that goes on is in "
+            "it, too.",
+            "s",
+            Query(f"max by (hostname) ({gauge(c.LOOP_LAG_MAX, **WORKER)})", "{{hostname}}"),
+            thresholds=steps,
         ),
         bars(
-            "Timeouts",
-            "Good: 0. Each is a task that got no connection in time.",
+            "Stalls",
+            "Good: none. A loop that others waited for ran nothing for longer than stall_threshold; the worker's log "
+            "has the stack.",
             "short",
-            Query(
-                f"sum by (queue_name, pool) ({increase(c.POOL_TIMEOUTS, **QUEUE_AND_POOL)})", "{{queue_name}} {{pool}}"
-            ),
+            Query(f"sum by (hostname) ({increase(c.LOOP_STALLS, **WORKER)})", "{{hostname}}"),
+            empty="none",
         ),
         lines(
-            "Oldest checkout",
-            "A pool that is too small: a short sawtooth, with tasks waiting. A leak: a line that climbs.",
+            "Longest running task",
+            "Good: a sawtooth. Bad: a line that only climbs. Waiting for a future of another loop raises nothing, it "
+            "hangs.",
             "s",
-            Query(f"max by (hostname, pool) ({gauge(c.POOL_OLDEST_CHECKOUT, **POOL)})", "{{hostname}} {{pool}}"),
-            thresholds={900: "red"},
-        ),
-        heat(
-            "Time a connection is held",
-            "Bad: a band at the LLM's latency: held across an HTTP call. Counted on return, so a leak is not here.",
-            Query(bucket_increase(c.POOL_USE, **QUEUE_AND_POOL), "{{le}}"),
-        ),
-    ]
-
-
-def _connections() -> list[Builder[Panel]]:
-    holders = f"sum by (job, hostname, pool) ({gauge(c.POOL_CONNECTIONS, **POOL)})"
-    database_of_pool = f"max by (job, hostname, pool, database) ({gauge(c.POOL_INFO, **POOL)})"
-    return [
-        lines(
-            "Connections made and invalidated",
-            "Good: near 0. Bad: made as often as used (small pool, NullPool), invalidated after a server's restart.",
-            "ops",
-            Query(f"sum by (pool) ({rate(c.POOL_CREATE, suffix='_count', **POOL)})", "{{pool}} made"),
-            Query(f"sum by (pool) ({rate(c.POOL_INVALIDATED, **POOL)})", "{{pool}} invalidated"),
-        ),
-        lines(
-            "Time to connect, 95th percentile",
-            "Good: under 50 ms. Bad: the server, or TLS.",
-            "s",
-            Query(quantile(0.95, c.POOL_CREATE, "pool", **POOL), "{{pool}}"),
-            thresholds={0.25: "yellow", 1: "red"},
-        ),
-        lines(
-            "The fleet and the database",
-            "Used (idle ones included), and what all pools together may open: compare it with max_connections.",
-            "short",
-            Query(f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_USED)})", "{{database}} used"),
-            Query(f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_POTENTIAL)})", "{{database}} potential"),
-        ),
-        rows(
-            "Who holds the database's connections",
-            "Idle ones count: the server holds them, too.",
-            "short",
-            Query(
-                f"topk(20, sum by (database, hostname) ({holders} "
-                f"* on (job, hostname, pool) group_left (database) {database_of_pool}))",
-                "Connections",
-            ),
-            columns={"database": "Database", "hostname": "Worker"},
+            Query(gauge(c.TASK_OLDEST_RUNNING, **QUEUE, **WORKER), "{{hostname}} {{queue_name}}"),
+            thresholds={LIMITS.running_seconds: "red"},
         ),
     ]

@@ -1,18 +1,69 @@
 """PromQL made from the catalogue's metrics, so that a query cannot name a metric or label that does not exist.
 
-Each selects the variables ``job`` and ``instance``, and counts once what several monitors of one broker all say.
+Each selects the variables ``job`` and ``instance``. What several monitors of one broker all say is counted once; what a
+monitor says about itself is not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 
-__all__ = ["Query", "bucket_increase", "gauge", "increase", "quantile", "rate"]
+__all__ = [
+    "FROM_ELSEWHERE",
+    "ONE_OF_ITS_QUEUES",
+    "RATE_INTERVAL",
+    "RECORDED",
+    "Query",
+    "bucket_increase",
+    "firing",
+    "gauge",
+    "increase",
+    "of_monitors",
+    "quantile",
+    "rate",
+    "recorded",
+    "share",
+]
 
 RATE_INTERVAL = "$__rate_interval"
 """Grafana's window for rates: never shorter than four scrapes."""
+
+RECORDED = {
+    "queue:loopwatch_loop_conflicts:rate5m": ("queue_name",),
+    "queue:loopwatch_notifications:rate5m": ("queue_name", "operation"),
+    "queue:loopwatch_notification_failures:rate5m": ("queue_name", "operation", "reason"),
+    "queue:loopwatch_pool_wait_seconds_bucket:rate5m": ("queue_name", "pool", "le"),
+    "queue:loopwatch_pool_connections_used:sum": ("queue_name", "pool"),
+    "queue:loopwatch_pool_connections_max:sum": ("queue_name", "pool"),
+    "queue:celery_queue_drain:seconds": ("queue_name",),
+    "process:loopwatch_pool_utilization:ratio": ("hostname", "slot", "pool"),
+    "process:loopwatch_engines:excess": ("hostname", "slot", "pool"),
+    "task:celery_task_failed:rate5m": ("queue_name", "name"),
+    "task:celery_task_finished:rate5m": ("queue_name", "name"),
+    "database:loopwatch_database_connections:used_ratio": ("database",),
+    "database:loopwatch_database_connections:potential_ratio": ("database",),
+}
+"""The recorded metrics that the dashboards read, and their labels beside ``job``. Alerts ask the same series, so that a
+panel shows what an alert fires at."""
+
+FROM_ELSEWHERE = (
+    "up",
+    "scrape_duration_seconds",
+    "scrape_samples_scraped",
+    "process_resident_memory_bytes",
+    "process_cpu_seconds_total",
+    "process_start_time_seconds",
+    "ALERTS",
+    "ALERTS_FOR_STATE",
+)
+"""What Prometheus itself and prometheus_client say about a target and its alerts."""
+
+
+ONE_OF_ITS_QUEUES = "(.+,)?($queue)(,.+)?"
+"""For the ``queue_name`` of a worker as a whole, which is all of its queues: ``content,logs``."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +76,23 @@ class Query:
 
 def gauge(metric: Metric, **filters: str) -> str:
     """A gauge now; ``filters`` are label names and regular expressions."""
-    return _once(_selector(metric, "", filters))
+    return _once(metric, _selector(metric, "", filters))
 
 
 def rate(metric: Metric, *, suffix: str = "", window: str = RATE_INTERVAL, **filters: str) -> str:
     """A counter's growth a second."""
-    return _once(f"rate({_selector(metric, suffix, filters)}[{window}])")
+    return _once(metric, f"rate({_selector(metric, suffix, filters)}[{window}])")
 
 
 def increase(metric: Metric, *, suffix: str = "", window: str = RATE_INTERVAL, **filters: str) -> str:
     """A counter's growth over the window."""
-    return _once(f"increase({_selector(metric, suffix, filters)}[{window}])")
+    return _once(metric, f"increase({_selector(metric, suffix, filters)}[{window}])")
 
 
-def quantile(share: float, metric: Metric, *by: str, **filters: str) -> str:
+def quantile(part: float, metric: Metric, *by: str, **filters: str) -> str:
     """A quantile of a histogram, by these labels."""
     labels = ", ".join(("le", *by))
-    return f"histogram_quantile({share}, sum by ({labels}) ({rate(metric, suffix='_bucket', **filters)}))"
+    return f"histogram_quantile({part}, sum by ({labels}) ({rate(metric, suffix='_bucket', **filters)}))"
 
 
 def bucket_increase(metric: Metric, **filters: str) -> str:
@@ -49,16 +100,57 @@ def bucket_increase(metric: Metric, **filters: str) -> str:
     return f"sum by (le) ({increase(metric, suffix='_bucket', **filters)})"
 
 
-def _once(expression: str) -> str:
-    return f"max without (instance, pod) ({expression})"
+def recorded(name: str, **filters: str) -> str:
+    """A series of a recording rule. It has no ``instance``: what several monitors say is already one.
+
+    Raises:
+        ValueError: no rule of ``RECORDED`` has this name, or its series have no such label.
+    """
+    if name not in RECORDED:
+        raise ValueError(f"no recording rule is called {name}")
+    _refuse_unknown_labels(name, filters, RECORDED[name])
+    return f"{name}{_matchers({'job': '$job', **filters})}"
+
+
+def share(part: str, whole: str, *by: str) -> str:
+    """What part of the whole, by these labels; nothing where the whole is 0, rather than NaN."""
+    labels = ", ".join(by)
+    return f"sum by ({labels}) ({part}) / (sum by ({labels}) ({whole}) > 0)"
+
+
+def firing(name: str = "ALERTS", **matchers: str) -> str:
+    """Our alerts that fire. One that something is absent has no ``job``: an empty one is ours, too."""
+    ours = {"alertname": "Loopwatch.+", "job": "$job|", **matchers}
+    return f"{name}{_matchers(ours | ({'alertstate': 'firing'} if name == 'ALERTS' else {}))}"
+
+
+def of_monitors(name: str, *, window: str = "") -> str:
+    """What Prometheus or prometheus_client says about the monitors, not about all that Prometheus scrapes."""
+    if name not in FROM_ELSEWHERE:
+        raise ValueError(f"{name} is not among FROM_ELSEWHERE")
+    series = f"{name}{_matchers({'job': '$job', 'instance': '$instance'})}"
+    series = f"rate({series}[{window}])" if window else series
+    # A monitor that is down exposes nothing; it is one as long as it was one within the last hour.
+    known = f"last_over_time({_selector(catalogue.MONITOR_BUILD_INFO, '', {})}[1h])"
+    return f"({series} and on (job, instance) {known})"
+
+
+def _once(metric: Metric, expression: str) -> str:
+    return expression if metric.origin == "monitor" else f"max without (instance, pod) ({expression})"
 
 
 def _selector(metric: Metric, suffix: str, filters: dict[str, str]) -> str:
-    unknown = set(filters) - set(metric.labels)
-    if unknown:
-        raise ValueError(f"{metric.name} has no label {', '.join(sorted(unknown))}")
+    _refuse_unknown_labels(metric.name, filters, (*metric.labels, *(("le",) if suffix == "_bucket" else ())))
     if f"{metric.name}{suffix}" not in metric.sample_names():
         raise ValueError(f"{metric.name} has no samples {metric.name}{suffix}")
-    matchers = {"job": "$job", "instance": "$instance", **filters}
-    inner = ",".join(f'{label}=~"{value}"' for label, value in matchers.items())
-    return f"{metric.name}{suffix}{{{inner}}}"
+    return f"{metric.name}{suffix}{_matchers({'job': '$job', 'instance': '$instance', **filters})}"
+
+
+def _refuse_unknown_labels(name: str, filters: dict[str, str], labels: tuple[str, ...]) -> None:
+    unknown = set(filters) - set(labels)
+    if unknown:
+        raise ValueError(f"{name} has no label {', '.join(sorted(unknown))}")
+
+
+def _matchers(regular_expressions: dict[str, str]) -> str:
+    return "{" + ",".join(f'{label}=~"{value}"' for label, value in regular_expressions.items()) + "}"

@@ -25,6 +25,11 @@ class Thresholds:
     wait_warning_seconds: float = 0.1
     wait_seconds: float = 0.5
     """For a connection, 95th percentile."""
+    connect_warning_seconds: float = 0.25
+    connect_seconds: float = 1
+    """To open a connection, 95th percentile."""
+    wait_rate: float = 0.1
+    """Connections that a queue takes a second, so that one slow one in two minutes is not a percentile."""
     checkout_seconds: float = 900
     """How long one connection may be held."""
     database_warning: float = 0.8
@@ -51,11 +56,19 @@ class Thresholds:
     """Age of a live worker's last snapshot (one comes each 5 s)."""
     monitor_lag_warning_seconds: float = 1
     monitor_lag_seconds: float = 10
+    scrape_warning_seconds: float = 1
+    """How long Prometheus may take to read the monitor's page."""
     running_seconds: float = 3600
     """How long a task may run."""
+    beyond_buckets: float = 0.05
+    """Of a task's runs, those longer than the last bucket: with more, its quantiles are not true."""
+    slots: float = 0.9
+    """Of a worker's slots, those in use."""
     loop_lag_warning_seconds: float = 0.1
     loop_lag_seconds: float = 0.5
     """How late an event loop runs what is due, 99th percentile."""
+    stall_count: float = 5
+    """Of a worker's loops, in ten minutes."""
     poll_seconds: float = 300
     """Age of the broker's or the workers' last answer."""
     monitor_memory_bytes: float = 60e6

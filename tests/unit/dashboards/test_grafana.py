@@ -1,145 +1,197 @@
-"""The committed dashboards: generated from the code, and as the conventions ask."""
+"""The committed dashboards: generated from the code, laid out without holes, and leading to each other."""
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.builders import dashboard as sdk
 
-from dashboards import loop_conflicts
+from dashboards import runbook
 from dashboards.__main__ import DASHBOARDS, DIRECTORY, main, render
-from dashboards.queries import gauge, rate
-from loopwatch.telemetry import catalogue
+from dashboards.building import new_dashboard, numbered
+from tests.unit.dashboards.linter import Json, panels
 
-PANELS_WITHOUT_QUERY = {"row", "text"}
-NAMES_FROM_ELSEWHERE = {"up", "ALERTS"}
+COMMITTED: dict[str, Json] = {path.name: json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))}
+UIDS = {f"loopwatch-{name}" for name in ("overview", "loop-conflicts", "pools", "tasks", "monitor", "runbook")}
+COLUMNS = 24
+
+every_dashboard = pytest.mark.parametrize("dashboard", COMMITTED.values(), ids=COMMITTED)
 
 
-def _committed() -> dict[str, dict[str, Any]]:
-    return {path.name: json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))}
-
-
-def _panels() -> Iterator[Any]:
-    for name, dashboard in _committed().items():
-        for panel in dashboard["panels"]:
-            if panel["type"] not in PANELS_WITHOUT_QUERY:
+def _every_panel(*types: str) -> Iterator[Any]:
+    for name, dashboard in COMMITTED.items():
+        for panel in panels(dashboard):
+            if not types or panel["type"] in types:
                 yield pytest.param(panel, id=f"{name}: {panel['title']}")
 
 
-def _expressions(panel: dict[str, Any]) -> list[str]:
-    return [target["expr"] for target in panel["targets"]]
-
-
-every_dashboard = pytest.mark.parametrize("name", sorted(DASHBOARDS))
-every_panel = pytest.mark.parametrize("panel", list(_panels()))
+every_panel = pytest.mark.parametrize("panel", list(_every_panel()))
+every_table = pytest.mark.parametrize("panel", list(_every_panel("table")))
 
 
 def test_no_dashboard_is_missing_or_left_over() -> None:
-    assert set(_committed()) == set(DASHBOARDS)
+    assert set(COMMITTED) == set(DASHBOARDS)
+    assert {dashboard["uid"] for dashboard in COMMITTED.values()} == UIDS
 
 
-@every_dashboard
+@pytest.mark.parametrize("name", DASHBOARDS)
 def test_the_committed_json_is_what_the_code_makes(name: str) -> None:
     assert (DIRECTORY / name).read_text() == render(name), "run `make dashboards` and commit the result"
 
 
-def test_the_generator_writes_all(tmp_path: Any) -> None:
+def test_the_generator_writes_all(tmp_path: Path) -> None:
     main(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(DASHBOARDS)
 
 
 @every_dashboard
-def test_the_frame(name: str) -> None:
-    dashboard = _committed()[name]
-    assert dashboard["editable"] is False
-    assert dashboard["uid"].startswith("loopwatch-")
-    assert dashboard["title"]
-    assert dashboard["description"]
-    assert {link["type"] for link in dashboard["links"]} == {"dashboards", "link"}
-    numbers = [panel["id"] for panel in dashboard["panels"]]
-    assert numbers == list(range(1, len(numbers) + 1))
+def test_the_frame(dashboard: Json) -> None:
+    assert dashboard["title"].startswith("loopwatch / ")
+    assert dashboard["description"].endswith((".", "?"))
+    assert dashboard["schemaVersion"] == 39, "Grafana 11.0's"
+    assert dashboard["tags"] == ["loopwatch"]
+    (others,) = dashboard["links"]
+    assert (others["type"], others["tags"], others["keepTime"], others["includeVars"]) == (
+        "dashboards",
+        ["loopwatch"],
+        True,
+        True,
+    )
+    assert [one["name"] for one in dashboard["annotations"]["list"]] == ["Worker starts", "Firing alerts"]
+    variables = [variable["name"] for variable in dashboard["templating"]["list"]]
+    assert variables == ["datasource", "job", "instance", "queue", "worker", "pool"]
+    assert all(variable["multi"] for variable in dashboard["templating"]["list"][1:])
 
 
 @every_dashboard
-def test_the_variables(name: str) -> None:
-    variables = {variable["name"]: variable for variable in _committed()[name]["templating"]["list"]}
-    datasource = variables.pop("datasource")
-    assert (datasource["type"], datasource["label"], datasource["query"]) == ("datasource", "Data source", "prometheus")
-    assert variables["job"]["allValue"] == variables["instance"]["allValue"] == ".+"
-    assert list(variables)[:2] == ["job", "instance"]
-    for variable in variables.values():
-        assert variable["multi"]
-        assert variable["includeAll"]
-        assert variable["refresh"] == 2, "on time range change"
-        assert variable["datasource"]["uid"] == "${datasource}"
-        assert _unknown_metrics(variable["query"]) == set()
+def test_a_dashboard_can_be_imported_anywhere(dashboard: Json) -> None:
+    sources = re.findall(r'"uid": ("[^"]*")', json.dumps(dashboard))
+    assert set(sources) <= {'"${datasource}"', f'"{dashboard["uid"]}"'}
+    assert not {"id", "__inputs", "version"} & set(dashboard)
 
 
-@every_panel
-def test_the_panel_is_described(panel: dict[str, Any]) -> None:
-    assert panel["title"]
-    assert panel["description"].endswith(".")
-    assert panel["fieldConfig"]["defaults"]["unit"]
-    assert panel["datasource"]["uid"] == "${datasource}"
+def _layout_faults(dashboard: Json) -> list[str]:
+    """Cells of the grid that two panels share, that none has, or that lie outside of it."""
+    cells = Counter[tuple[int, int]]()
+    for panel in dashboard["panels"]:
+        x, y, width, height = (panel["gridPos"][key] for key in "xywh")
+        cells.update((column, row) for column in range(x, x + width) for row in range(y, y + height))
+    depth = max(row for _, row in cells) + 1
+    faults = [f"{cell} is taken {count} times" for cell, count in cells.items() if count > 1]
+    faults += [f"{cell} is outside" for cell in cells if cell[0] >= COLUMNS]
+    return faults + [f"{(x, y)} is empty" for x in range(COLUMNS) for y in range(depth) if (x, y) not in cells]
 
 
-@every_panel
-def test_the_targets(panel: dict[str, Any]) -> None:
-    assert panel["targets"]
-    references = [target["refId"] for target in panel["targets"]]
-    assert all(references)
-    assert len(set(references)) == len(references)
-    assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
-    assert len(panel["targets"]) == 1 or all(target["legendFormat"] for target in panel["targets"])
-
-
-@every_panel
-def test_the_queries(panel: dict[str, Any]) -> None:
-    for expression in _expressions(panel):
-        assert _unknown_metrics(expression) == set()
-        assert _selectors_without_target(expression) == []
-        assert _counters_aggregated_before_rate(expression) == []
-        for function, window in re.findall(r"(rate|increase)\([^][]*\[([^]]+)]", expression):
-            recent = function == "increase" and window == f"{loop_conflicts.RECENT_SECONDS}s"
-            assert window in ("$__rate_interval", "$__range") or recent, expression
-
-
-def _unknown_metrics(expression: str) -> set[str]:
-    named = set(re.findall(r"\b(?:loopwatch|celery)_\w+", expression))
-    return named - set(catalogue.exposed_names()) - NAMES_FROM_ELSEWHERE
-
-
-def _selectors_without_target(expression: str) -> list[str]:
-    selectors = re.findall(r"\b(?:loopwatch|celery)_\w+(?:\{[^}]*\})?", expression)
-    return [found for found in selectors if 'job=~"$job"' not in found or 'instance=~"$instance"' not in found]
-
-
-def _counters_aggregated_before_rate(expression: str) -> list[str]:
-    """Counters that are read without a rate or an increase around them at once."""
-    counters = re.findall(r"(\w+\()(loopwatch_\w+(?:_total|_bucket|_sum|_count))\b", expression)
-    every = re.findall(r"loopwatch_\w+(?:_total|_bucket|_sum|_count)\b", expression)
-    rated = [name for call, name in counters if call in ("rate(", "increase(")]
-    return sorted(set(every) - set(rated))
+@every_dashboard
+def test_the_layout_has_no_overlaps_and_no_holes(dashboard: Json) -> None:
+    assert _layout_faults(dashboard) == []
+    assert dashboard["panels"][0]["type"] == "row"
 
 
 @pytest.mark.parametrize(
-    ("check", "bad"),
-    [
-        (_unknown_metrics, 'sum(loopwatch_no_such_total{job=~"$job"})'),
-        (_selectors_without_target, "sum(rate(loopwatch_loop_conflicts_total[5m]))"),
-        (_selectors_without_target, 'sum(loopwatch_loops{job=~"$job"})'),
-        (_counters_aggregated_before_rate, "rate(sum(loopwatch_loop_conflicts_total)[5m:])"),
-    ],
+    ("change", "fault"),
+    [({"w": 5}, "taken 2 times"), ({"w": 3}, "is empty"), ({"x": 22}, "is outside"), ({"h": 3}, "is empty")],
 )
-def test_the_checks_find_what_is_wrong(check: Any, bad: str) -> None:
-    assert check(bad)
+def test_faults_of_the_layout_are_found(change: dict[str, int], fault: str) -> None:
+    spoiled = copy.deepcopy(COMMITTED["overview.json"])
+    next(panels(spoiled))["gridPos"].update(change)
+    assert any(fault in found for found in _layout_faults(spoiled))
 
 
-def test_queries_cannot_name_what_does_not_exist() -> None:
-    with pytest.raises(ValueError, match="no label queue_name"):
-        gauge(catalogue.LOOPS, queue_name="x")
-    with pytest.raises(ValueError, match="no samples"):
-        rate(catalogue.POOL_WAIT)
+@every_dashboard
+def test_titles_are_unique_and_numbers_come_from_them(dashboard: Json) -> None:
+    shown = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert len({panel["title"] for panel in shown}) == len(shown)
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_a_panels_number_outlives_one_that_is_put_before_it() -> None:
+    def build(*titles: str) -> dict[str | None, int | None]:
+        frame = new_dashboard("Test", uid="test", description="A test.")
+        for title in titles:
+            frame.with_panel(sdk.Panel().title(title))
+        return {panel.title: getattr(panel, "id_val", None) for panel in numbered(frame).panels or []}
+
+    assert build("second")["second"] == build("first", "second")["second"]
+    with pytest.raises(ValueError, match="one title"):
+        build("first", "first")
+
+
+@every_panel
+def test_the_panel_says_what_good_looks_like(panel: Json) -> None:
+    description = panel["description"]
+    assert description.endswith(".")
+    assert "Good" in description or "Bad" in description
+    if "Good: none" in description:
+        assert panel["fieldConfig"]["defaults"].get("noValue"), "where nothing is good, an empty panel says so"
+
+
+@every_panel
+def test_the_targets_are_told_apart(panel: Json) -> None:
+    references = [target["refId"] for target in panel["targets"]]
+    assert len(set(references)) == len(references)
+    legends = [target["legendFormat"] for target in panel["targets"]]
+    assert panel["type"] == "table" or (all(legends) and len(set(legends)) == len(legends))
+
+
+@every_table
+def test_a_table_names_its_columns(panel: Json) -> None:
+    # Grafana calls a value "Value", and "Value #A" where there are several queries.
+    several = len(panel["targets"]) > 1
+    values = [f"Value #{target['refId']}" if several else "Value" for target in panel["targets"]]
+    assert all((one["format"], one["instant"], one["legendFormat"]) == ("table", True, "") for one in panel["targets"])
+    steps = {one["id"]: one["options"] for one in panel["transformations"]}
+    assert list(steps) == (["merge", "organize"] if several else ["organize"])
+    names = steps["organize"]["renameByName"]
+    hidden = set(steps["organize"]["excludeByName"])
+    assert set(values) <= set(names) | hidden
+    assert not set(names) & hidden
+    assert set(steps["organize"]["indexByName"]) == set(names)
+    headings = {sort["displayName"] for sort in panel["options"]["sortBy"]}
+    headings |= {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
+    assert headings <= set(names.values())
+    for label in set(names) - set(values):
+        assert any(re.search(rf"\b{label}\b", target["expr"]) for target in panel["targets"]), label
+
+
+@every_dashboard
+def test_links_lead_to_dashboards_that_exist(dashboard: Json) -> None:
+    text = json.dumps(dashboard)
+    urls = re.findall(r'"url": "([^"]*)"', text)
+    assert {re.sub(r"^/d/([\w-]+)\?.*", r"\1", url) for url in urls} <= UIDS
+    assert all("viewPanel" in url or url.endswith("?${__url_time_range}&${__all_variables}") for url in urls)
+
+
+def test_each_number_of_the_overview_leads_to_its_dashboard() -> None:
+    for panel in panels(COMMITTED["overview.json"]):
+        if panel["type"] in ("stat", "gauge", "bargauge"):
+            assert panel["links"] == panel["fieldConfig"]["defaults"]["links"]
+            assert panel["links"][0]["url"].startswith("/d/loopwatch-")
+
+
+def test_an_alert_leads_to_its_place_in_the_runbook() -> None:
+    (table,) = [one for one in panels(COMMITTED["overview.json"]) if one["title"] == "Firing alerts"]
+    (column,) = [one for one in table["fieldConfig"]["overrides"] if one["matcher"]["options"] == "Runbook"]
+    properties = {one["id"]: one["value"] for one in column["properties"]}
+    (mapping,) = properties["mappings"]
+    numbers = {alert: int(result["text"]) for alert, result in mapping["options"].items()}
+    pages = {one["title"]: one["id"] for one in COMMITTED["runbook.json"]["panels"] if one["type"] == "text"}
+    assert numbers == pages
+    assert properties["links"][0]["url"].endswith("/d/loopwatch-runbook?viewPanel=${__value.text}")
+
+
+def test_the_runbook_dashboard_is_the_runbook() -> None:
+    text = runbook.TEXT.read_text()
+    headings = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    pages = [one for one in COMMITTED["runbook.json"]["panels"] if one["type"] == "text"]
+    assert [(page["title"], page["id"]) for page in pages] == [(name, place) for place, name in enumerate(headings, 1)]
+    assert all(re.fullmatch(r"Loopwatch\w+", heading) for heading in headings)
+    for page in pages:
+        assert f"## {page['title']}\n\n{page['options']['content']}" in text

@@ -1,0 +1,1 @@
+"""The alerts, one module a theme: what an operator would act on, and nothing else."""

@@ -1,0 +1,96 @@
+"""Asks Prometheus what the panels ask it, and makes a `Recording` of the answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+
+from dashboards.pictures.recording import Mark, Phase, Recording, Series
+from dashboards.reading import Annotation, Window, annotations_of, filled, legend_of, panels_of, variables_of
+
+__all__ = ["Prometheus", "record"]
+
+DIGITS = 4
+"""Significant digits that are kept of a value that is drawn."""
+
+
+class Prometheus:
+    """Prometheus' query API at ``url``."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def over(self, expression: str, window: Window) -> list[dict[str, Any]]:
+        """A range query; each series has ``metric`` and ``values``.
+
+        Raises:
+            ValueError: Prometheus refuses the expression.
+        """
+        step = {"start": window.start, "end": window.end, "step": window.step}
+        return await self._ask("query_range", {"query": expression, **step})
+
+    async def at(self, expression: str, time: float) -> list[dict[str, Any]]:
+        """An instant query; each series has ``metric`` and ``value``."""
+        return await self._ask("query", {"query": expression, "time": time})
+
+    async def _ask(self, path: str, form: dict[str, Any]) -> list[dict[str, Any]]:
+        async with self._session.post(f"{self._url}/api/v1/{path}", data=form) as response:
+            answer = await response.json()
+        if answer["status"] != "success":
+            raise ValueError(f"{answer['errorType']}: {answer['error']}: {form['query']}")
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+
+async def record(
+    boards: Mapping[str, Mapping[str, Any]], prometheus: Prometheus, window: Window, phases: list[Phase]
+) -> Recording:
+    """The answers to every query of every panel and annotation of the boards."""
+    answers: dict[str, list[Series]] = {}
+    instants: dict[str, list[Series]] = {}
+    marks: dict[str, list[Mark]] = {}
+    for name, board in boards.items():
+        variables = {**variables_of(board), **window.variables()}
+        for target in (target for panel in panels_of(board) for target in panel.targets):
+            expression = filled(target.expression, variables)
+            if target.instant:
+                instants[expression] = [_at(raw) for raw in await prometheus.at(expression, window.end)]
+            else:
+                answers[expression] = [_over(raw, window) for raw in await prometheus.over(expression, window)]
+        marks[name] = []
+        for annotation in annotations_of(board):
+            expression = filled(annotation.expression, variables)
+            marks[name] += _marks(annotation, await prometheus.over(expression, window))
+    return Recording(window, phases, boards, answers, instants, marks)
+
+
+def _over(raw: Mapping[str, Any], window: Window) -> Series:
+    steps = math.floor((window.end - window.start) / window.step + 1e-6) + 1
+    values: list[float | None] = [None] * steps
+    for time, value in raw["values"]:
+        values[round((time - window.start) / window.step)] = _number(value, DIGITS)
+    return Series(raw["metric"], values)
+
+
+def _at(raw: Mapping[str, Any]) -> Series:
+    return Series(raw["metric"], [_number(raw["value"][1], 12)])
+
+
+def _number(text: str, digits: int) -> float | None:
+    # NaN and the infinities are gaps, in Grafana, too; and JSON has neither.
+    value = float(text)
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def _marks(annotation: Annotation, series: list[dict[str, Any]]) -> list[Mark]:
+    """One mark for each value, or for the first sample of each series."""
+    found = set()
+    for raw in series:
+        title = legend_of(annotation.title, raw["metric"])
+        times = {float(value) / 1000 for _, value in raw["values"]} if annotation.by_value else {raw["values"][0][0]}
+        found |= {Mark(annotation.name, title, time) for time in times}
+    return sorted(found, key=lambda mark: mark.time)

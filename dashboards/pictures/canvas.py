@@ -1,0 +1,136 @@
+"""A picture in pixels: boxes, text that fits, and a plot inside a box. Everything else draws on it."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
+
+from dashboards.pictures.layout import Box
+from dashboards.pictures.theme import Theme
+
+__all__ = ["Canvas"]
+
+DPI = 100
+SHARPNESS = 2
+"""Pixels of the file for each pixel of the layout: displays have them, too."""
+FONT = "DejaVu Sans"
+"""It comes with matplotlib: a picture looks the same wherever it is made."""
+POINT = 72 / DPI
+COLOURS = 128
+"""Of the file: it needs no more, and is a third of its size."""
+
+
+class Canvas:
+    """A picture of so many pixels; positions are pixels from its top left corner."""
+
+    def __init__(self, width: float, height: float, theme: Theme) -> None:
+        self.theme = theme
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=theme.page)
+        self._renderer = FigureCanvasAgg(self.figure).get_renderer()
+
+    def box(self, box: Box, colour: str, *, edge: str | None = None) -> None:
+        """A filled rectangle."""
+        patch = Rectangle(
+            (box.left / self.width, 1 - box.bottom / self.height),
+            box.width / self.width,
+            box.height / self.height,
+            transform=self.figure.transFigure,
+            facecolor=colour,
+            edgecolor=edge or colour,
+            linewidth=0.8,
+        )
+        self.figure.add_artist(patch)
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = 11,
+        colour: str | None = None,
+        bold: bool = False,
+        align: str = "left",
+        vertical: str = "top",
+    ) -> Text:
+        """Text, ``size`` pixels high."""
+        return self.figure.text(
+            x / self.width,
+            1 - y / self.height,
+            text,
+            fontsize=size * POINT,
+            color=colour or self.theme.text,
+            fontweight="bold" if bold else "normal",
+            fontfamily=FONT,
+            horizontalalignment=align,
+            verticalalignment=vertical,
+            parse_math=False,
+        )
+
+    def line(self, x: float, y: float, length: float, colour: str, *, width: float = 3) -> None:
+        """A horizontal stroke, for legends."""
+        self.box(Box(x, y - width / 2, length, width), colour)
+
+    def width_of(self, text: str, size: float, *, bold: bool = False) -> float:
+        """How many pixels wide the text would be."""
+        probe = self.text(0, 0, text, size=size, bold=bold)
+        extent = probe.get_window_extent(self._renderer)
+        probe.remove()
+        return float(extent.width)
+
+    def fitting(self, text: str, size: float, width: float, *, bold: bool = False) -> str:
+        """The text, or as much of it as fits, with an ellipsis."""
+        if self.width_of(text, size, bold=bold) <= width:
+            return text
+        while text and self.width_of(f"{text}…", size, bold=bold) > width:
+            text = text[:-1]
+        return f"{text.rstrip()}…"
+
+    def wrapped(self, text: str, size: float, width: float, *, bold: bool = False) -> str:
+        """The text in as few lines as its words need."""
+        characters = len(text)
+        while characters > 8:
+            lines = textwrap.fill(text, characters, break_long_words=False, break_on_hyphens=False)
+            if self.width_of(lines, size, bold=bold) <= width:
+                return lines
+            characters -= 1
+        return text
+
+    def axes(self, box: Box) -> Axes:
+        """A plot that fills the box, without its frame."""
+        bounds = (
+            box.left / self.width,
+            1 - box.bottom / self.height,
+            box.width / self.width,
+            box.height / self.height,
+        )
+        axes = self.figure.add_axes(bounds)
+        axes.set_facecolor("none")
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.tick_params(length=0, colors=self.theme.faint, labelsize=9.5 * POINT, labelfontfamily=FONT, pad=3)
+        return axes
+
+    def write(self, path: Path) -> None:
+        """Writes it as a PNG."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.figure.set_dpi(DPI * SHARPNESS)
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
+        palette = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        palette.save(path, optimize=True)
+
+
+def nice_top(highest: float) -> float:
+    """The end of an axis that starts at 0: a little above the highest value, so that a full line is seen."""
+    return highest * 1.08 if highest and math.isfinite(highest) else 1.0

@@ -1,0 +1,94 @@
+"""One picture: panels of a dashboard, in one theme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from dashboards.pictures.canvas import Canvas
+from dashboards.pictures.content import Content
+from dashboards.pictures.graph import Colours, draw_graph
+from dashboards.pictures.heat import draw_heat
+from dashboards.pictures.layout import COLUMN, COLUMNS, GAP, Box, Placed, arranged
+from dashboards.pictures.numbers import draw_dial, draw_levels, draw_tile
+from dashboards.pictures.recording import Recording
+from dashboards.pictures.table import draw_table
+from dashboards.pictures.theme import Theme
+from dashboards.reading import Panel, panels_of
+
+__all__ = ["Picture", "draw"]
+
+Drawer = Callable[[Canvas, Panel, Content, Box], int]
+
+WIDTH = COLUMN * COLUMNS
+HEADER = 52.0
+TITLE = 11.5
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Panels of a dashboard, by their titles; all of them where none is named."""
+
+    board: str
+    titles: Sequence[str] = ()
+
+
+def draw(recording: Recording, picture: Picture, theme: Theme) -> tuple[Canvas, dict[str, int]]:
+    """The picture, and how many series (or rows) each panel shows, by title.
+
+    Raises:
+        ValueError: the dashboard has no such panel, or its kind cannot be drawn.
+    """
+    board = recording.boards[picture.board]
+    content = Content(recording, picture.board)
+    placed = arranged(_chosen(panels_of(board), picture.titles), top=HEADER)
+    canvas = Canvas(WIDTH, placed[-1].box.bottom + GAP / 2, theme)
+    _draw_header(canvas, board["title"], [phase.setting for phase in recording.phases])
+    drawers = _drawers(theme)
+    counts: dict[str, int] = {}
+    for one in placed:
+        if one.panel.kind not in drawers:
+            raise ValueError(f"a panel of the kind {one.panel.kind} cannot be drawn: {one.panel.title}")
+        inner = _draw_frame(canvas, one)
+        counts[one.panel.title] = drawers[one.panel.kind](canvas, one.panel, content, inner)
+    return canvas, counts
+
+
+def _drawers(theme: Theme) -> Mapping[str, Drawer]:
+    return {
+        "timeseries": partial(draw_graph, colours=Colours(theme.cycle)),
+        "stat": draw_tile,
+        "gauge": draw_dial,
+        "bargauge": draw_levels,
+        "table": draw_table,
+        "heatmap": draw_heat,
+    }
+
+
+def _chosen(panels: Sequence[Panel], titles: Sequence[str]) -> list[Panel]:
+    by_title = {panel.title: panel for panel in panels}
+    if unknown := set(titles) - set(by_title):
+        raise ValueError(f"no such panel: {', '.join(sorted(unknown))}; there are: {', '.join(by_title)}")
+    return [by_title[title] for title in titles] if titles else list(panels)
+
+
+def _draw_header(canvas: Canvas, title: str, settings: Sequence[str]) -> None:
+    canvas.text(GAP, 15, title, size=16, bold=True, vertical="center_baseline")
+    first, last = (f"APP_RESOURCES={setting}" for setting in settings)
+    theme = canvas.theme
+    x = GAP
+    for colour, text in ((theme.card, first), (theme.shade, f"{last}: the same traffic")):
+        canvas.box(Box(x, 33, 22, 12), colour, edge=theme.border)
+        canvas.text(x + 28, 39, text, size=11, colour=theme.faint, vertical="center_baseline")
+        x += 28 + canvas.width_of(text, 11) + 22
+
+
+def _draw_frame(canvas: Canvas, placed: Placed) -> Box:
+    """The card and its title; returns what is left for the content."""
+    box, panel = placed.box, placed.panel
+    canvas.box(box, canvas.theme.card, edge=canvas.theme.border)
+    title = canvas.wrapped(panel.title, TITLE, box.width - 12, bold=True)
+    canvas.text(box.left + 7, box.top + 6, title, size=TITLE, bold=True)
+    height = 10 + 15 * (1 + title.count("\n"))
+    return Box(box.left + 3, box.top + height, box.width - 6, box.height - height - 4)

@@ -1,0 +1,86 @@
+"""A real run: the demo's application with both settings of ``APP_RESOURCES``, and a Prometheus that scrapes its monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from app.demo.environment import demo_environment
+from app.demo.phases import SETTINGS, Demo, DemoError
+from app.demo.prometheus import start_prometheus
+from app.demo.summary import make_console
+from dashboards.pictures.asking import Prometheus, record
+from dashboards.pictures.recording import Phase, Recording
+from dashboards.reading import Window
+
+__all__ = ["run"]
+
+RULES = Path(__file__).resolve().parents[1] / "prometheus" / "rules"
+SCRAPE_INTERVAL = 2
+STEPS = 180
+"""Points of a line, about: as many as can be told apart in a picture."""
+STARTED = 'sum(celery_task_received_total{hostname%s".+@global[.].+"}) > 0'
+
+
+def run(boards: Mapping[str, Mapping[str, Any]], seconds: float) -> Recording:
+    """Half of the seconds with each setting; what Prometheus then says to the queries of the boards.
+
+    Raises:
+        ServerError, FleetError, DemoError: the run did not come to its end, or did not show what it should.
+    """
+    with ExitStack() as stack:
+        environment = demo_environment(stack, os.environ)
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-pictures-")))
+        prometheus = start_prometheus(directory, configuration(f"127.0.0.1:{environment['MONITOR_PORT']}"))
+        stack.callback(prometheus.close)
+        demo = Demo(directory, environment, make_console())
+        stack.callback(demo.close)
+        return asyncio.run(_recorded(boards, demo, prometheus.url, seconds))
+
+
+def configuration(monitor: str) -> dict[str, Any]:
+    """Prometheus' configuration, with the shipped rules."""
+    # A picture is for everybody: this machine's name has no place in it.
+    relabel = {
+        "source_labels": ["hostname"],
+        "regex": f"(.*){socket.gethostname()}",
+        "target_label": "hostname",
+        "replacement": "${1}host",
+    }
+    job = {
+        "job_name": "loopwatch",
+        "honor_labels": True,
+        "static_configs": [{"targets": [monitor]}],
+        "metric_relabel_configs": [relabel],
+    }
+    return {
+        "global": {"scrape_interval": f"{SCRAPE_INTERVAL}s", "evaluation_interval": f"{SCRAPE_INTERVAL}s"},
+        "rule_files": [str(RULES / "*.yml")],
+        "scrape_configs": [job],
+    }
+
+
+async def _recorded(boards: Mapping[str, Mapping[str, Any]], demo: Demo, url: str, seconds: float) -> Recording:
+    began = time.time()
+    if await demo.both_settings(seconds):
+        raise DemoError("the run did not show the disease and the cure")
+    async with aiohttp.ClientSession() as session:
+        prometheus = Prometheus(session, url)
+        whole = Window(began, time.time(), 1, SCRAPE_INTERVAL)
+        healthy, sick = [
+            (await prometheus.over(STARTED % matcher, whole))[0]["values"][0][0] for matcher in ("!~", "=~")
+        ]
+        end = min(sick + seconds / 2, whole.end)
+        step = max(SCRAPE_INTERVAL, round((end - healthy) / STEPS))
+        window = Window(healthy, end, step, SCRAPE_INTERVAL)
+        phases = [Phase(SETTINGS[0], healthy, sick), Phase(SETTINGS[1], sick, end)]
+        return await record(boards, prometheus, window, phases)

@@ -1,0 +1,318 @@
+"""The dashboard "Tasks and queues": what tasks do, what waits, and who works on it."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders import stat
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models.dashboard import Dashboard, DynamicConfigValue, Panel
+
+from dashboards.building import new_dashboard, numbered, with_section
+from dashboards.panel_kinds import ANY, amount, bars, lines, named, rows, states, steps_for
+from dashboards.queries import ONE_OF_ITS_QUEUES, Query, gauge, increase, quantile, rate, recorded, share
+from dashboards.thresholds import THRESHOLDS as LIMITS
+from loopwatch.telemetry import catalogue as c
+
+__all__ = ["UID", "blind_workers", "build", "queues_without_worker", "workers_now"]
+
+UID = "loopwatch-tasks"
+
+QUEUE = {"queue_name": "$queue"}
+WORKER = {"hostname": "$worker"}
+TASK = {**WORKER, **QUEUE}
+
+OLDEST_STEPS = {LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"}
+FAILURE_STEPS = {LIMITS.failure_warning: "yellow", LIMITS.failure_share: "red"}
+UP_OR_DOWN = {"1": ("up", "green"), "0": ("down", "red")}
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    frame = new_dashboard(
+        "Tasks and queues",
+        uid=UID,
+        description="How many tasks start, fail and are retried, how long they run and wait, what the queues hold, and "
+        "which workers take from them.",
+    )
+    with_section(frame, "Now", _now())
+    with_section(frame, "Tasks", _tasks())
+    with_section(frame, "Queues", _queues())
+    with_section(frame, "Workers", _workers())
+    return numbered(frame)
+
+
+def workers_now(*, width: int = 4) -> stat.Panel:
+    """How many work, how many vanished."""
+    panel = amount(
+        "Workers up and lost",
+        "Good: none lost. Bad: lost, a worker that vanished without saying goodbye. Fewer up alone may be a scale-in.",
+        "short",
+        Query(f"count({gauge(c.WORKER_UP, **WORKER)} == 1) or vector(0)", "up"),
+        Query(f"sum({gauge(c.WORKER_LOST, **WORKER)}) or vector(0)", "lost"),
+        thresholds={1: "green"},
+        below="red",
+        width=width,
+    )
+    return panel.override_by_query("B", steps_for({1: "red"}))
+
+
+def blind_workers(*, width: int = 4) -> stat.Panel:
+    """Of how many workers we do not know enough."""
+    return amount(
+        "Workers we see too little of",
+        "Good: 0 and 0. Bad: without task events (start them with -E), or with a snapshot older than "
+        f"{LIMITS.snapshot_seconds:.0f} s: other panels are incomplete for these.",
+        "short",
+        Query(f"count({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)} == 0) or vector(0)", "no events"),
+        Query(
+            f"count({gauge(c.WORKER_SNAPSHOT_AGE, **WORKER)} > {LIMITS.snapshot_seconds:.0f} "
+            f"and on (job, hostname) {gauge(c.WORKER_UP)} == 1) or vector(0)",
+            "old snapshot",
+        ),
+        thresholds={1: "yellow"},
+        width=width,
+    )
+
+
+def queues_without_worker(*, width: int = 4) -> stat.Panel:
+    """How many queues nobody takes tasks from."""
+    return amount(
+        "Queues with tasks, without a worker",
+        "Good: 0. Bad: tasks wait, and nobody who is up takes from their queue.",
+        "short",
+        Query(
+            f"count({gauge(c.ACTIVE_WORKERS, **QUEUE)} == 0 "
+            f"and on (job, queue_name) {gauge(c.QUEUE_LENGTH, **QUEUE)} > 0) or vector(0)",
+            "queues",
+        ),
+        thresholds={1: "red"},
+        width=width,
+    )
+
+
+def _now() -> list[Builder[Panel]]:
+    return [
+        amount(
+            "Tasks started",
+            "Good: as many as are sent. 0 with tasks waiting: nobody takes them.",
+            "ops",
+            Query(f"sum({rate(c.TASK_STARTED, **TASK)})", "started"),
+            thresholds={},
+        ),
+        amount(
+            "Failed tasks, worst task",
+            f"Share of its runs within 5 minutes. Good: under {LIMITS.failure_warning:.0%}. "
+            "A task that ran once and failed is 100%.",
+            "percentunit",
+            Query(f"max({_failed('queue_name', 'name')})", "failed"),
+            thresholds=FAILURE_STEPS,
+            empty="0%",
+        ),
+        amount(
+            "Tasks that wait in queues",
+            "Good: returns to 0. Colour by the time the slowest queue takes to drain, on the right.",
+            "short",
+            Query(f"sum({gauge(c.QUEUE_LENGTH, **QUEUE)})", "waiting"),
+            thresholds={},
+        ),
+        amount(
+            "Longest time to drain",
+            "Of all queues, at the rate at which their tasks are started. Good: under a minute.",
+            "s",
+            Query(f"max({_drain()})", "to drain"),
+            thresholds={LIMITS.drain_warning_seconds: "yellow", LIMITS.drain_seconds: "red"},
+            empty="0 s",
+        ),
+        queues_without_worker(),
+        workers_now(),
+    ]
+
+
+def _failed(*by: str) -> str:
+    return share(
+        recorded("task:celery_task_failed:rate5m", **QUEUE), recorded("task:celery_task_finished:rate5m", **QUEUE), *by
+    )
+
+
+def _tasks() -> list[Builder[Panel]]:
+    # The highest finite bound counts all that are not beyond it, whatever the monitor's --buckets are.
+    within = f"max by (name) (sum by (name, le) ({rate(c.TASK_RUNTIME, suffix='_bucket', le='[0-9].*', **TASK)}))"
+    runs = f"sum by (name) ({rate(c.TASK_RUNTIME, suffix='_count', **TASK)})"
+    return [
+        lines(
+            "Tasks sent and started, by queue",
+            "Good: started follows sent. Bad: sent above started for long, a backlog grows.",
+            "ops",
+            Query(f"sum by (queue_name) ({rate(c.TASK_SENT, **QUEUE)})", "{{queue_name}} sent"),
+            Query(f"sum by (queue_name) ({rate(c.TASK_STARTED, **TASK)})", "{{queue_name}} started"),
+        ),
+        lines(
+            "Tasks that ended, by outcome",
+            "Good: nearly all succeeded. Rejected ones come back or are lost, as the broker decides.",
+            "ops",
+            Query(f"sum({rate(c.TASK_SUCCEEDED, **TASK)})", "succeeded"),
+            Query(f"sum({rate(c.TASK_FAILED, **TASK)})", "failed"),
+            Query(f"sum({rate(c.TASK_REJECTED, **TASK)})", "rejected"),
+            stacked=True,
+        ),
+        lines(
+            "Failed tasks, share by task",
+            f"Good: under {LIMITS.failure_warning:.0%}. Bad: a step; compare it with the marks of worker starts.",
+            "percentunit",
+            Query(_failed("queue_name", "name"), "{{name}} ({{queue_name}})"),
+            thresholds=FAILURE_STEPS,
+            empty="no failed tasks",
+        ),
+        bars(
+            "Failures by exception",
+            "Good: none. A new colour is a new fault.",
+            "short",
+            Query(
+                f"sum by (name, exception) ({increase(c.TASK_FAILED, **TASK)}) > 0",
+                "{{name}} {{exception}}",
+            ),
+            empty="none",
+        ),
+        lines(
+            "Runtime, 95th percentile by task",
+            "Good: flat. Bad: a step or a climb. A flat line at the last bucket means longer than that: see the next "
+            "panel.",
+            "s",
+            Query(quantile(0.95, c.TASK_RUNTIME, "name", **TASK), "{{name}}"),
+        ),
+        lines(
+            "Runs beyond the last bucket, share by task",
+            f"Good: under {LIMITS.beyond_buckets:.0%}. Bad: above; the panel before is not true, set the monitor's "
+            "--buckets.",
+            "percentunit",
+            Query(f"1 - {within} / ({runs} > 0)", "{{name}}"),
+            thresholds={LIMITS.beyond_buckets: "yellow"},
+        ),
+        bars(
+            "Retries and revocations",
+            "Good: rare. Bad: retries as frequent as runs: the task never succeeds at once.",
+            "short",
+            Query(f"sum by (queue_name) ({increase(c.TASK_RETRIED, **TASK)}) > 0", "{{queue_name}} retried"),
+            Query(f"sum by (queue_name) ({increase(c.TASK_REVOKED, **TASK)}) > 0", "{{queue_name}} revoked"),
+            empty="none",
+        ),
+        lines(
+            "Longest running task, by queue",
+            "Good: a sawtooth. Bad: a line that only climbs: the task hangs.",
+            "s",
+            Query(f"max by (queue_name) ({gauge(c.TASK_OLDEST_RUNNING, **TASK)})", "{{queue_name}}"),
+            thresholds={LIMITS.running_seconds: "red"},
+        ),
+    ]
+
+
+def _drain() -> str:
+    return f"{recorded('queue:celery_queue_drain:seconds', **QUEUE)} < +Inf"
+
+
+def _queues() -> list[Builder[Panel]]:
+    started = f"sum by (queue_name) ({increase(c.TASK_STARTED, window='$__range', **QUEUE)}) > 0"
+    sent = f"sum by (queue_name) ({increase(c.TASK_SENT, window='$__range', **QUEUE)}) > 0"
+    return [
+        lines(
+            "Queue length",
+            "Good: returns to 0. Bad: climbs; on Redis a task that a worker has prefetched is not counted.",
+            "short",
+            Query(gauge(c.QUEUE_LENGTH, **QUEUE), "{{queue_name}}"),
+        ),
+        lines(
+            "Oldest task",
+            "Good: seconds. Bad: a slope of one second a second: nobody takes.",
+            "s",
+            Query(gauge(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
+            thresholds=OLDEST_STEPS,
+        ),
+        lines(
+            "Wait in the queue, 95th percentile",
+            "Good: under a second. Only of tasks that were started: a stuck queue looks calm here.",
+            "s",
+            Query(quantile(0.95, c.TASK_QUEUE_WAIT, "queue_name", **TASK), "{{queue_name}}"),
+            thresholds=OLDEST_STEPS,
+            empty="no waits known",
+        ),
+        lines(
+            "Time to drain",
+            "Length over the rate of starts. Good: under a minute. A hole while tasks wait: none is started.",
+            "s",
+            Query(_drain(), "{{queue_name}}"),
+            thresholds={LIMITS.drain_warning_seconds: "yellow", LIMITS.drain_seconds: "red"},
+        ),
+        lines(
+            "Workers and slots, by queue",
+            "Good: flat. Bad: 0 workers; or slots that stay while tasks wait: scale out. Consumers: RabbitMQ only.",
+            "short",
+            Query(gauge(c.ACTIVE_WORKERS, **QUEUE), "{{queue_name}} workers"),
+            Query(gauge(c.ACTIVE_PROCESSES, **QUEUE), "{{queue_name}} slots"),
+            Query(gauge(c.ACTIVE_CONSUMERS, **QUEUE), "{{queue_name}} consumers"),
+        ),
+        rows(
+            "Started without task-sent",
+            "Good: none. Bad: of these queues nobody knows how long their tasks wait: set task_send_sent_event where "
+            "they are sent.",
+            "short",
+            Query(f"({started}) unless ({sent})", "Tasks started"),
+            columns={"queue_name": "Queue"},
+            thresholds={"Tasks started": {ANY: "yellow"}},
+            empty="none",
+        ),
+    ]
+
+
+def _workers() -> list[Builder[Panel]]:
+    active = f"max by (hostname) ({gauge(c.WORKER_TASKS_ACTIVE, **WORKER)})"
+    slots = f"max by (hostname) ({gauge(c.WORKER_SLOTS, **WORKER)})"
+    facts = "hostname, queue_name, pool_type, release, celery_version, loopwatch_version"
+    info = gauge(c.WORKER_INFO, queue_name=ONE_OF_ITS_QUEUES, **WORKER)
+    workers = rows(
+        "Workers",
+        "Good: each is up, and its snapshot a few seconds old. Bad: down; two releases at once long after a deploy; "
+        "task events off.",
+        "short",
+        Query(f"max by (hostname) ({gauge(c.WORKER_UP, **WORKER)})", "State"),
+        Query(f"max by ({facts}) ({info})", ""),
+        Query(f"time() - max by (hostname) ({gauge(c.WORKER_START_TIME, **WORKER)})", "Age"),
+        Query(f"max by (hostname) ({gauge(c.WORKER_SNAPSHOT_AGE, **WORKER)})", "Last snapshot"),
+        Query(slots, "Slots"),
+        Query(active, "Active tasks"),
+        Query(f"min by (hostname) ({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)})", "Task events"),
+        columns={
+            "hostname": "Worker",
+            "queue_name": "Queues",
+            "pool_type": "Pool",
+            "release": "Release",
+            "celery_version": "Celery",
+            "loopwatch_version": "loopwatch",
+        },
+        units={"Age": "dtdurations", "Last snapshot": "s"},
+        thresholds={
+            "Last snapshot": {LIMITS.snapshot_warning_seconds: "yellow", LIMITS.snapshot_seconds: "red"},
+        },
+        ascending=True,
+        empty="none known",
+        width=24,
+    )
+    coloured = DynamicConfigValue("custom.cellOptions", {"type": "color-text"})
+    workers.override_by_name("State", [DynamicConfigValue("mappings", named(UP_OR_DOWN)), coloured])
+    events = {"1": ("on", "green"), "0": ("off", "orange")}
+    workers.override_by_name("Task events", [DynamicConfigValue("mappings", named(events)), coloured])
+    return [
+        states(
+            "Workers up",
+            "Good: green without a break. Bad: red, a worker that stopped or vanished.",
+            Query(f"max by (hostname) ({gauge(c.WORKER_UP, **WORKER)})", "{{hostname}}"),
+            names=UP_OR_DOWN,
+        ),
+        lines(
+            "Slots in use, by worker",
+            "Good: under 90%. Bad: 100% with tasks waiting: more workers; 0% with tasks waiting: not consuming.",
+            "percentunit",
+            Query(f"{active} / ({slots} > 0)", "{{hostname}}"),
+            thresholds={LIMITS.slots: "yellow"},
+            full=True,
+        ),
+        workers,
+    ]

@@ -1,0 +1,102 @@
+"""Where containers find each other and their files: host names, ports and paths, as they are on this machine."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from app.demo.servers import free_port
+from tests.acceptance.compose_file import Service
+from tests.acceptance.compose_rules import Image
+
+__all__ = ["Ports", "translate_paths"]
+
+_LOCAL = ("localhost", "127.0.0.1")
+_BELOW_EPHEMERAL = range(12_000, 32_000)
+"""The kernel gives none of these to a client: a port that is free now is so in some seconds, too."""
+
+
+class Ports:
+    """The port of this machine that stands for each port of each container.
+
+    Args:
+        images: of the services that run here.
+    """
+
+    def __init__(self, services: Mapping[str, Service], images: Mapping[str, Image]) -> None:
+        self._services = services
+        names = "|".join(sorted((*map(re.escape, images), *map(re.escape, _LOCAL)), key=len, reverse=True))
+        self._address = re.compile(rf"(?<![\w.-])({names}):(\d+)\b")
+        self._here: dict[tuple[str, int], int] = {}
+        for name, image in images.items():
+            for port in (*image.ports, *services[name].published):
+                self._add(name, port)
+        for name in images:
+            for host, port in self._address.findall(" ".join(_texts(services[name]))):
+                if host not in _LOCAL:
+                    self._add(host, int(port))
+
+    def of(self, name: str, port: int | None = None) -> int:
+        """The port of this machine that stands for the container's ``port`` (its first one)."""
+        if port is None:
+            port = next(port for service, port in self._here if service == name)
+        return self._here[name, port]
+
+    def translate(self, name: str, text: str) -> str:
+        """A text of this service's: ``redis:6379``, its own ``127.0.0.1:9090``, another's ``localhost:8080``."""
+        if text == "0.0.0.0":
+            return "127.0.0.1"
+        text = re.sub(r"\{port:(\d+)\}", lambda found: str(self.of(name, int(found[1]))), text)
+        return self._address.sub(lambda found: self._translated(name, found[1], int(found[2])) or found[0], text)
+
+    def translate_words(self, name: str, words: Iterable[str]) -> list[str]:
+        """The words of a command of this service's; a number after ``--port`` is a port of its own."""
+        translated: list[str] = []
+        for word in words:
+            own = translated[-1:] == ["--port"] and word.isdigit()
+            translated.append(str(self.of(name, int(word))) if own else self.translate(name, word))
+        return translated
+
+    def _add(self, name: str, port: int) -> None:
+        while (name, port) not in self._here:
+            here = free_port(random.choice(_BELOW_EPHEMERAL))
+            if here not in self._here.values():
+                self._here[name, port] = here
+
+    def _translated(self, name: str, host: str, port: int) -> str | None:
+        if host not in _LOCAL:
+            return f"127.0.0.1:{self.of(host, port)}"
+        if (name, port) not in self._here:
+            # As a browser on the host writes it: a port that is published.
+            name, port = next(
+                (
+                    (other.name, inside)
+                    for other in self._services.values()
+                    for inside, outside in other.published.items()
+                    if outside == port
+                ),
+                (name, port),
+            )
+        here = self._here.get((name, port))
+        return f"127.0.0.1:{here}" if here else None
+
+
+def _texts(service: Service) -> Iterable[str]:
+    yield from service.environment.values()
+    yield from service.entrypoint or ()
+    yield from service.command or ()
+    yield from service.health.command if service.health else ()
+
+
+def translate_paths(text: str, places: Mapping[str, Path]) -> str:
+    """The text with the container's paths replaced by those of this machine.
+
+    >>> translate_paths("--config=/etc/x/x.yml /etc/x/xy /x", {"/etc/x/x.yml": Path("/tmp/1"), "/x": Path("/tmp/2")})
+    '--config=/tmp/1 /etc/x/xy /tmp/2'
+    """
+    for target in sorted(places, key=len, reverse=True):
+        pattern = rf"(?<![\w./-]){re.escape(target)}(?![\w.-])"
+        text = re.sub(pattern, lambda _, here=places[target]: str(here), text)  # type: ignore[misc]
+    return text

@@ -1,0 +1,108 @@
+"""Process groups: what belongs to them, and a warden that ends them with the test that started them.
+
+``python -m tests.acceptance.process_groups`` is the warden: it reads ``+ID`` and ``-ID``, a line each, and when its
+input ends it ends the groups that are left. So nothing survives a test process that is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["Warden", "descendants", "members", "memory"]
+
+GRACE = 10.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+
+class Warden:
+    """A process that ends what it is told of, when we are no more."""
+
+    def __init__(self) -> None:
+        # A session of its own: Ctrl-C in the terminal is for the tests.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def add(self, group: int) -> None:
+        """To be ended with us."""
+        self._tell(f"+{group}")
+
+    def drop(self, group: int) -> None:
+        """It has ended."""
+        self._tell(f"-{group}")
+
+    def close(self) -> None:
+        """Ends what it still holds, and itself."""
+        self._process.communicate(timeout=4 * GRACE)
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        # At once and whole, whichever thread says it.
+        os.write(self._process.stdin.fileno(), line.encode() + b"\n")
+
+
+def members(group: int) -> list[int]:
+    """The processes of a group, zombies aside."""
+    return [pid for pid, (state, _, other) in _processes().items() if other == group and state != "Z"]
+
+
+def descendants(pid: int) -> list[int]:
+    """A process, its children, theirs, and so on."""
+    processes = _processes()
+    found = [pid]
+    for parent in found:
+        found += [child for child, (_, of, _) in processes.items() if of == parent]
+    return found
+
+
+def memory(pids: Iterable[int]) -> int:
+    """Bytes of memory that they hold; what several share counts once (Linux' Pss)."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError):  # it has ended meanwhile
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def _processes() -> dict[int, tuple[str, int, int]]:
+    """State, parent and group by process."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            with suppress(OSError):  # it has ended meanwhile
+                state, parent, group, *_ = (path / "stat").read_text().rpartition(")")[2].split()
+                found[int(path.name)] = (state, int(parent), int(group))
+    return found
+
+
+def _signal(groups: Iterable[int], number: signal.Signals) -> None:
+    for group in groups:
+        with suppress(ProcessLookupError):
+            os.killpg(group, number)
+
+
+def main() -> None:
+    """Watches until its input ends, then ends what it holds."""
+    groups: set[int] = set()
+    for line in sys.stdin:
+        (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+    _signal(groups, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    while any(map(members, groups)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    _signal(groups, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
