@@ -58,7 +58,9 @@ RIGHTLY_EMPTY: dict[str, str] = {}
 """Queries of panels (dashboard, title, letter) that are empty here, and why."""
 
 BOARDS: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))}
-QUERIES = [(name, panel, target) for name, board in BOARDS.items() for panel in panels_of(board) for target in panel.targets]
+QUERIES = [
+    (name, panel, target) for name, board in BOARDS.items() for panel in panels_of(board) for target in panel.targets
+]
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,12 @@ def _watch(stack: Compose) -> Seen:
 # ------------------------------------------------------------ panels
 
 
-@pytest.mark.parametrize(("board", "panel", "target"), QUERIES, ids=[f"{b}: {p.title} {t.ref_id}" for b, p, t in QUERIES])
-def test_the_query_of_a_panel_has_data_or_is_rightly_empty(seen: Seen, board: str, panel: Panel, target: Target) -> None:
+@pytest.mark.parametrize(
+    ("board", "panel", "target"), QUERIES, ids=[f"{b}: {p.title} {t.ref_id}" for b, p, t in QUERIES]
+)
+def test_the_query_of_a_panel_has_data_or_is_rightly_empty(
+    seen: Seen, board: str, panel: Panel, target: Target
+) -> None:
     key = f"{board}: {panel.title} {target.ref_id}"
     numbers = [series for series in seen.answer(board, target) if any(not math.isnan(v) for _, v in series.samples)]
     assert bool(numbers) != (key in RIGHTLY_EMPTY), RIGHTLY_EMPTY.get(key, "nothing is there")
@@ -168,7 +174,9 @@ def test_the_annotations_mark_something(seen: Seen, board: str) -> None:
         expression = filled(annotation.expression, variables_of(BOARDS[board]) | window.variables())
         marks = seen.prometheus.query_range(expression, start=seen.began, end=seen.height, step=1)
         assert marks, annotation.name
-        assert set(re.findall(r"\{\{\s*(\w+)\s*\}\}", annotation.title)) <= {label for one in marks for label in one.labels}
+        assert set(re.findall(r"\{\{\s*(\w+)\s*\}\}", annotation.title)) <= {
+            label for one in marks for label in one.labels
+        }
 
 
 # ------------------------------------------------------------ alerts
@@ -245,7 +253,9 @@ def _followed(url: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
 def _runbook_section(url: str) -> str:
     """What stands on the runbook's panel that an address leads to."""
     board, parameters = _followed(url)
-    (panel,) = [panel for panel in panels_of(board, without_queries=True) if [str(panel.number)] == parameters["viewPanel"]]
+    (panel,) = [
+        panel for panel in panels_of(board, without_queries=True) if [str(panel.number)] == parameters["viewPanel"]
+    ]
     text: str = panel.raw["options"]["content"]
     return f"## {panel.title}\n{text}"
 
@@ -253,13 +263,17 @@ def _runbook_section(url: str) -> str:
 CHECKS = [
     (heading, block)
     for heading, section in re.findall(
-        r"^## (Loopwatch\w+)\n(.*?)(?=^## |\Z)", (ROOT / "dashboards" / "runbook.md").read_text(), re.MULTILINE | re.DOTALL
+        r"^## (Loopwatch\w+)\n(.*?)(?=^## |\Z)",
+        (ROOT / "dashboards" / "runbook.md").read_text(),
+        re.MULTILINE | re.DOTALL,
     )
     for block in re.findall(r"```promql\n(.*?)```", section, re.DOTALL)
 ]
 
 
-@pytest.mark.parametrize(("alert", "query"), CHECKS, ids=[f"{name} {number}" for number, (name, _) in enumerate(CHECKS)])
+@pytest.mark.parametrize(
+    ("alert", "query"), CHECKS, ids=[f"{name} {number}" for number, (name, _) in enumerate(CHECKS)]
+)
 def test_a_check_of_the_runbook_can_be_asked(seen: Seen, alert: str, query: str) -> None:
     answer = seen.prometheus.query(query, time=seen.height)
     if alert in CAUSED:
