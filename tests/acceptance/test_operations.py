@@ -13,19 +13,18 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import yaml
 
 from dashboards import rules
 from dashboards.__main__ import DIRECTORY
 from dashboards.reading import Panel, Target, Window, annotations_of, filled, panels_of, variables_of
 from dashboards.thresholds import THRESHOLDS
-from tests.acceptance.compose import Compose
+from tests.acceptance.compose import Change, Compose
 from tests.acceptance.history import runs
+from tests.acceptance.operations import operations
 from tests.acceptance.prometheus import Alertmanager, Prometheus, Series
 from tests.acceptance.stack import ROOT, eventually
 from tests.acceptance.troubles import locked_logs, refused_notifications, users
@@ -45,14 +44,8 @@ CAUSED = (
 AT_ONCE = ("LoopwatchLoopConflict",)
 """Those that are never pending."""
 SICK = ("celery_content_global", "celery_workflow_global")
-ENVIRONMENT = {
-    "WEB_CONCURRENCY": "1",
-    "CELERY_LOGS_CONCURRENCY": "1",
-    "CELERY_CONTENT_CONCURRENCY": "2",
-    "CELERY_WORKFLOW_CONCURRENCY": "1",
-    # One for each of the five, one in reserve.
-    "DATABASE_MAX_CONNECTIONS": "6",
-}
+ENVIRONMENT = {"DATABASE_MAX_CONNECTIONS": "6"}
+"""One for each of the five processes, one in reserve."""
 
 RIGHTLY_EMPTY: dict[str, str] = {}
 """Queries of panels (dashboard, title, letter) that are empty here, and why."""
@@ -91,11 +84,10 @@ class Seen:
 @pytest.fixture(scope="module")
 def seen() -> Iterator[Seen]:
     few = replace(THRESHOLDS, conflict_count=1, notification_count=1)  # the windows are shorter, too
-    files = {
-        "./dashboards/prometheus/rules": lambda _: rules.render(pace=PACE, thresholds=few),
-        "./dashboards/prometheus/prometheus.yml": lambda text: text.replace(": 15s", ": 1s"),
+    files: dict[str, Change] = {
+        "./dashboards/prometheus/rules": lambda _: rules.render(pace=PACE, thresholds=few)
     }
-    with Compose.up(environment=ENVIRONMENT, files=files) as stack:
+    with operations(environment=ENVIRONMENT, files=files) as stack:
         yield _watch(stack)
 
 

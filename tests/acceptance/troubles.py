@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import aiohttp
 import psycopg
@@ -20,26 +20,26 @@ USERS = 4
 
 @contextmanager
 def users(api: str) -> Iterator[None]:
-    """The demo's users, who ask the API for roadmaps and review them, each one after the other."""
-    ending = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(_users(api, ending)), name="users")
-    thread.start()
-    try:
-        yield
-    finally:
-        ending.set()
-        thread.join()
+    """The demo's users, who ask the API for roadmaps and review them, each one after the other, in a thread."""
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
+        loop = runner.get_loop()
+        work = loop.create_task(_users(api))
+        ended = thread.submit(runner.run, _until_cancelled(work))
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(work.cancel)
+            ended.result()
 
 
-async def _users(api: str, ending: threading.Event) -> None:
+async def _users(api: str) -> None:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-        work = asyncio.create_task(Traffic(session, api).run(users=USERS))
-        while not ending.is_set() and not work.done():
-            await asyncio.sleep(0.1)
-        if work.done():
-            work.result()
-        work.cancel()
-        await asyncio.wait([work])
+        await Traffic(session, api).run(users=USERS)
+
+
+async def _until_cancelled(work: asyncio.Task[None]) -> None:
+    with suppress(asyncio.CancelledError):
+        await work
 
 
 @contextmanager
