@@ -15,6 +15,7 @@ from grafana_foundation_sdk.models.dashboard import (
     AnnotationQuery,
     Dashboard,
     DashboardCursorSync,
+    DashboardLink,
     DashboardLinkType,
     Panel,
     RowPanel,
@@ -24,12 +25,15 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
+from dashboards import rules
+from dashboards.links import RUNBOOK_UID, headings
+from dashboards.pace import Pace
 from dashboards.panel_kinds import DATASOURCE, Linked
 from dashboards.queries import firing, gauge
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 
-__all__ = ["RUNBOOK", "SCHEMA_VERSION", "leading_to", "new_dashboard", "numbered", "with_section"]
+__all__ = ["RUNBOOK", "SCHEMA_VERSION", "leading_to", "link_to", "new_dashboard", "numbered", "with_section"]
 
 RUNBOOK = "https://loopwatch.invalid/runbook.md"
 """Where ``runbook.md`` is published: a fleet replaces it here and in the rules by the place that it has for it."""
@@ -63,13 +67,14 @@ def with_section(frame: dashboard.Dashboard, heading: str, panels: Sequence[Buil
 
 def leading_to(uid: str, title: str, panel: Linked) -> Linked:
     """The panel, its value and the mark beside its title leading to another dashboard: same time, same variables."""
-    link = dashboard.DashboardLink(title).type(DashboardLinkType.LINK)
-    link.url(f"/d/{uid}?${{__url_time_range}}&${{__all_variables}}")
+    link = link_to(title, uid)
     return panel.links([link]).data_links([link])
 
 
 def numbered(frame: dashboard.Dashboard, numbers: Mapping[str, int] | None = None) -> Dashboard:
-    """The finished dashboard. ``numbers``: the panels' numbers by title, where they are not to be made of the titles.
+    """The finished dashboard, the panels that alerts lead to leading on to the alerts' places in the runbook.
+
+    ``numbers``: the panels' numbers by title, where they are not to be made of the titles.
 
     Raises:
         ValueError: two panels have one title or number.
@@ -79,10 +84,24 @@ def numbered(frame: dashboard.Dashboard, numbers: Mapping[str, int] | None = Non
     for panel in built.panels or []:
         title = f"row: {panel.title}" if isinstance(panel, RowPanel) else panel.title or ""
         panel.id_val = numbers[title] if numbers and title in numbers else 1 + crc32(title.encode()) % 1_000_000
+        alerts = [alert for alert in rules.alerts(Pace(1)) if alert.panel == (built.uid, panel.title)]
+        if isinstance(panel, Panel) and alerts:
+            panel.links = [*(panel.links or []), *(_what_to_do(f"Loopwatch{alert.name}") for alert in alerts)]
     ids = [panel.id_val for panel in built.panels or []]
     if len(set(ids)) < len(ids):
         raise ValueError(f"two panels of {built.title} have one title or number")
     return built
+
+
+def link_to(title: str, uid: str, panel: str = "") -> dashboard.DashboardLink:
+    """To another dashboard: same time, same variables; ``panel``: ``viewPanel=...&``."""
+    url = f"/d/{uid}?{panel}${{__url_time_range}}&${{__all_variables}}"
+    return dashboard.DashboardLink(title).type(DashboardLinkType.LINK).url(url)
+
+
+def _what_to_do(alert: str) -> DashboardLink:
+    number = headings().index(alert) + 1
+    return link_to(f"What to do when {alert} fires", RUNBOOK_UID, f"viewPanel={number}&").build()
 
 
 def _variables() -> list[dashboard.DatasourceVariable | dashboard.QueryVariable]:

@@ -7,8 +7,8 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from dashboards.building import new_dashboard, numbered, with_section
-from dashboards.panel_kinds import ANY, amount, bars, lines, rows
-from dashboards.queries import Query, gauge, increase, quantile, rate, recorded, share
+from dashboards.panel_kinds import ANY, amount, bars, lines, rows, steps_for
+from dashboards.queries import Query, gauge, increase, rate, recorded, share
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
@@ -85,14 +85,14 @@ def _now() -> list[Builder[Panel]]:
             "short",
             Query(f"sum({_engines_above_loops()}) or vector(0)", "above loops"),
             Query(f"max({gauge(c.ENGINES_ORPHANED, **POOL)}) or vector(0)", "of closed loops, one process"),
-            thresholds={LIMITS.orphaned_engines + 1: "red"},
+            thresholds={1: "red"},
             width=6,
-        ),
+        ).override_by_query("B", steps_for({LIMITS.orphaned_engines + 1: "red"})),
         amount(
             "Lag of loops, 99th percentile",
             "How late the loop of the worst worker runs what is due. Good: milliseconds. Bad: tenths of a second.",
             "s",
-            Query(f"max({quantile(0.99, c.LOOP_LAG, 'hostname', **WORKER)} >= 0)", "lag"),
+            Query(f"max({recorded('worker:loopwatch_loop_lag_seconds:p99_5m', **WORKER)} >= 0)", "lag"),
             thresholds={LIMITS.loop_lag_warning_seconds: "yellow", LIMITS.loop_lag_seconds: "red"},
             empty="no loops",
             width=6,
@@ -157,7 +157,7 @@ def _conflicts() -> list[Builder[Panel]]:
             "percentunit",
             Query(
                 "sum by (queue_name, operation, reason) "
-                f"({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)}) "
+                f"({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)} > 0) "
                 "/ on (queue_name, operation) group_left () (sum by (queue_name, operation) "
                 f"({recorded('queue:loopwatch_notifications:rate5m', **QUEUE)}) > 0)",
                 "{{queue_name}} {{operation}} {{reason}}",
@@ -224,11 +224,11 @@ def _loops() -> list[Builder[Panel]]:
     steps = {LIMITS.loop_lag_warning_seconds: "yellow", LIMITS.loop_lag_seconds: "red"}
     return [
         lines(
-            "Loop lag, 99th percentile",
-            "How late a loop runs what is due. Good: milliseconds. Bad: tenths of a second, synchronous code on the "
-            "loop.",
+            "Loop lag p99",
+            "How late a loop runs what is due, 99th percentile. Good: milliseconds. Bad: tenths of a second; code that "
+            "blocks the loop.",
             "s",
-            Query(quantile(0.99, c.LOOP_LAG, "hostname", **WORKER), "{{hostname}}"),
+            Query(recorded("worker:loopwatch_loop_lag_seconds:p99_5m", **WORKER), "{{hostname}}"),
             thresholds=steps,
         ),
         lines(

@@ -10,6 +10,7 @@ from dashboards.building import new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, levels, lines, named, rows, states, steps_for
 from dashboards.queries import RATE_INTERVAL, Query, gauge, increase, of_monitors, rate
 from dashboards.thresholds import THRESHOLDS as LIMITS
+from dashboards.workers import telemetry
 from loopwatch.telemetry import catalogue as c
 
 __all__ = ["UID", "build", "monitors_now"]
@@ -32,7 +33,7 @@ def build() -> Dashboard:
     )
     with_section(frame, "Now", _now())
     with_section(frame, "Events of the broker", _events())
-    with_section(frame, "Telemetry of workers", _telemetry())
+    with_section(frame, "Telemetry of workers", telemetry())
     with_section(frame, "Bounds and cost", _bounds())
     return numbered(frame)
 
@@ -40,7 +41,7 @@ def build() -> Dashboard:
 def monitors_now(*, width: int = 4) -> stat.Panel:
     """How many answer Prometheus."""
     panel = amount(
-        "Monitors",
+        "Monitors up",
         "Good: all up. Bad: none up, every other panel is blind. Down: one that was scraped within the last hour.",
         "short",
         Query(f"sum({of_monitors('up')}) or vector(0)", "up"),
@@ -103,7 +104,7 @@ def _now() -> list[Builder[Panel]]:
 def _events() -> list[Builder[Panel]]:
     return [
         states(
-            "Connection to the broker",
+            "Broker connection",
             "Good: green without a break. Bad: red, nothing is seen meanwhile.",
             Query(gauge(c.MONITOR_BROKER_UP), "{{instance}}"),
             names=UP_OR_DOWN,
@@ -130,17 +131,18 @@ def _events() -> list[Builder[Panel]]:
         ),
         bars(
             "Lost events, by reason",
-            "Good: none. Bad: counters of tasks are too low by as many. buffer_full: they came faster than they were "
-            "read; disconnected: cut off with their connection.",
+            "Good: none. Bad: counters of tasks are too low by as many, and by what was sent while there was no "
+            "connection. buffer_full: they came faster than they were read; disconnected: cut off on their way.",
             "short",
-            Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_LOST)}) > 0", "{{instance}} {{reason}}"),
+            Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_LOST)})", "{{instance}} {{reason}}"),
+            Query(f"sum by (instance) ({increase(c.MONITOR_RECONNECTS)})", "{{instance}} connections cut"),
             empty="none",
         ),
         bars(
             "Malformed events, by reason",
             "Good: none. Bad: another serializer than JSON, or a sender that is not Celery.",
             "short",
-            Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_MALFORMED)}) > 0", "{{instance}} {{reason}}"),
+            Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_MALFORMED)})", "{{instance}} {{reason}}"),
             empty="none",
         ),
         lines(
@@ -157,58 +159,6 @@ def _events() -> list[Builder[Panel]]:
             "percentunit",
             Query(rate(c.MONITOR_BROKER_DOWN), "{{instance}}"),
             full=True,
-        ),
-    ]
-
-
-def _telemetry() -> list[Builder[Panel]]:
-    return [
-        lines(
-            "Snapshot age, by worker",
-            "Good: a sawtooth under 5 s. Bad: climbs; the worker's numbers are as old.",
-            "s",
-            Query(gauge(c.WORKER_SNAPSHOT_AGE, **WORKER), "{{hostname}}"),
-            thresholds={LIMITS.snapshot_warning_seconds: "yellow", LIMITS.snapshot_seconds: "red"},
-            empty="no worker uses the library",
-        ),
-        lines(
-            "Snapshots and gaps",
-            "Good: one a worker each 5 s, and no gaps. A gap costs freshness; counters catch up with the next one.",
-            "ops",
-            Query(f"sum by (instance) ({rate(c.MONITOR_SNAPSHOTS)})", "{{instance}} snapshots"),
-            Query(f"sum by (instance) ({rate(c.MONITOR_SNAPSHOT_GAPS)})", "{{instance}} gaps"),
-        ),
-        bars(
-            "Telemetry that was dropped, by reason",
-            "Good: none. Dropped rather than make a task wait. channel_full, broker: numbers come late; series_limit: "
-            "too many label sets; malformed, foreign, error: look at the worker's log.",
-            "short",
-            Query(
-                f"sum by (hostname, reason) ({increase(c.TELEMETRY_DROPPED, **WORKER)}) > 0", "{{hostname}} {{reason}}"
-            ),
-            empty="none",
-        ),
-        bars(
-            "Two workers of one name",
-            "Good: none. Bad: their numbers overwrite each other; give each its own --hostname.",
-            "short",
-            Query(f"sum by (instance) ({increase(c.MONITOR_DUPLICATE_NODENAMES)}) > 0", "{{instance}}"),
-            empty="none",
-        ),
-        lines(
-            "Age of what was asked",
-            "Since the last answer about queues (by the broker) and workers. Good: a sawtooth under a minute or so. "
-            "Bad: climbs; lengths and consumers are as old.",
-            "s",
-            Query(gauge(c.MONITOR_POLL_AGE), "{{instance}} {{poll}}"),
-            thresholds={LIMITS.poll_seconds: "red"},
-        ),
-        bars(
-            "Questions without an answer",
-            "Good: none. Bad: many; the broker, or the workers' remote control, do not answer.",
-            "short",
-            Query(f"sum by (instance, poll) ({increase(c.MONITOR_POLL_FAILURES)}) > 0", "{{instance}} {{poll}}"),
-            empty="none",
         ),
     ]
 
@@ -243,9 +193,9 @@ def _bounds() -> list[Builder[Panel]]:
             "Good: none. Bad: some tasks have an unknown queue, and some series are missing: raise the limit, or look "
             "for a label with too many values.",
             "short",
-            Query(f"sum by (instance, table) ({increase(c.MONITOR_EVICTIONS)}) > 0", "{{instance}} {{table}} evicted"),
+            Query(f"sum by (instance, table) ({increase(c.MONITOR_EVICTIONS)})", "{{instance}} {{table}} evicted"),
             Query(
-                f"sum by (instance, family) ({increase(c.MONITOR_SERIES_DROPPED)}) > 0",
+                f"sum by (instance, family) ({increase(c.MONITOR_SERIES_DROPPED)})",
                 "{{instance}} {{family}} dropped",
             ),
             empty="none",

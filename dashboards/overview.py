@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Dashboard, DynamicConfigValue, Panel
 
-from dashboards import loop_conflicts, monitor, pools, runbook, tasks
-from dashboards.building import leading_to, new_dashboard, numbered, with_section
+from dashboards import loop_conflicts, monitor, pools, runbook, tasks, workers
+from dashboards.building import leading_to, link_to, new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, dial, levels, lines, named, rows, steps_for
-from dashboards.queries import ONE_OF_ITS_QUEUES, Query, firing, gauge, increase, of_monitors, recorded, share
+from dashboards.queries import ONE_OF_ITS_QUEUES, Query, firing, gauge, increase, of_monitors, recorded, seen, share
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
@@ -98,14 +97,14 @@ def _fleet() -> list[Builder[Panel]]:
                 "Oldest waiting task",
                 "Of all queues. Good: seconds. Bad: grows by a second each second: nobody takes tasks from that queue.",
                 "s",
-                Query(f"max({gauge(c.QUEUE_OLDEST_TASK, **QUEUE)})", "oldest"),
+                Query(f"max({seen(c.QUEUE_OLDEST_TASK, **QUEUE)})", "oldest"),
                 thresholds={LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"},
                 empty="0 s",
             ),
         ),
         leading_to(tasks.UID, "Tasks and queues", tasks.queues_without_worker()),
-        leading_to(tasks.UID, "Tasks and queues", tasks.workers_now()),
-        leading_to(tasks.UID, "Tasks and queues", tasks.blind_workers()),
+        leading_to(tasks.UID, "Tasks and queues", workers.workers_now()),
+        leading_to(tasks.UID, "Tasks and queues", workers.blind_workers()),
         leading_to(
             loop_conflicts.UID,
             "Loop conflicts",
@@ -130,7 +129,7 @@ def _alerts() -> list[Builder[Panel]]:
         "Firing alerts",
         "Good: none. The last column leads to what the alert means, how to confirm it and how to fix it.",
         "dtdurations",
-        Query(f'label_replace({active}, "runbook", "$1", "alertname", "(.*)")', "Active for"),
+        Query(f'label_join({active}, "runbook", "", "alertname")', "Active for"),
         columns={
             "alertname": "Alert",
             "severity": "Severity",
@@ -145,7 +144,7 @@ def _alerts() -> list[Builder[Panel]]:
     )
     # The text of a cell is what its link is made of: the number of the alert's panel, in the place of its name.
     numbers = {alert: (str(number), "text") for alert, number in runbook.numbers().items()}
-    link = dashboard.DashboardLink("What to do").url(f"/d/{runbook.UID}?viewPanel=${{__value.text}}").build()
+    link = link_to("What to do", runbook.UID, "viewPanel=${__value.text}&").build()
     table.override_by_name(
         "Runbook", [DynamicConfigValue("mappings", named(numbers)), DynamicConfigValue("links", [link])]
     )
@@ -207,7 +206,7 @@ def _since_when() -> list[Builder[Panel]]:
             "Good: none. loop_conflict: our own loops. timeout and error together: the message broker.",
             "percentunit",
             Query(
-                f"sum by (reason) ({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)}) / on () "
+                f"sum by (reason) ({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)} > 0) / on () "
                 f"group_left () (sum({recorded('queue:loopwatch_notifications:rate5m', **QUEUE)}) > 0)",
                 "{{reason}}",
             ),
@@ -218,7 +217,7 @@ def _since_when() -> list[Builder[Panel]]:
             "Oldest waiting task, by queue",
             "Good: seconds. Bad: a slope of one second a second: nothing of this queue is started.",
             "s",
-            Query(gauge(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
+            Query(seen(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
             thresholds={LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"},
         ),
         lines(
@@ -227,7 +226,7 @@ def _since_when() -> list[Builder[Panel]]:
             "short",
             Query(f"sum({of_monitors('up')})", "monitors up"),
             Query(f"count({gauge(c.WORKER_UP, **WORKER)} == 1)", "workers up"),
-            Query(f"sum({gauge(c.WORKER_LOST, **WORKER)})", "workers lost"),
+            Query(f"sum({seen(c.WORKER_LOST, **WORKER)})", "workers lost"),
         ),
     ]
 

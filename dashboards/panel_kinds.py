@@ -124,8 +124,9 @@ def lines(
 def bars(
     title: str, description: str, unit: str, *queries: Query, thresholds: Steps | None = None, empty: str = ""
 ) -> timeseries.Panel:
-    """The same for rare things: a single one between two empty stretches is seen."""
-    panel = lines(title, description, unit, *queries, thresholds=thresholds, stacked=True, empty=empty)
+    """The same for rare things: a single one between two empty stretches is seen, and only what there is is named."""
+    some = [replace(query, expression=f"{query.expression} > 0") for query in queries]
+    panel = lines(title, description, unit, *some, thresholds=thresholds, stacked=True, empty=empty)
     return panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80)
 
 
@@ -210,7 +211,8 @@ def rows(
     panel.with_transformation(DataTransformerConfig(id_val="organize", options=arrange))
     panel.sort_by([common.TableSortByFieldState().display_name(queries[0].legend).desc(not ascending)])
     for heading, of in (units or {}).items():
-        panel.override_by_name(heading, [DynamicConfigValue("unit", of)])
+        whole = [DynamicConfigValue("decimals", 0)] if of == "short" else []
+        panel.override_by_name(heading, [DynamicConfigValue("unit", of), *whole])
     for heading, steps in (thresholds or {}).items():
         panel.override_by_name(heading, steps_for(steps, below="transparent", cell=True))
     return panel.no_value(empty) if empty else panel
@@ -257,6 +259,8 @@ def _asked(
     height: int = 8,
 ) -> AnyPanel:
     panel.title(title).description(description).unit(unit).datasource(DATASOURCE).span(width).height(height)
+    if unit == "short":  # things are counted in whole ones, whatever the extrapolation of `increase` says
+        panel.decimals(0)
     for target in _targets(queries):
         panel.with_target((target.instant() if instant else target.range()).format(how))
     return panel

@@ -97,7 +97,7 @@ def _now() -> list[Builder[Panel]]:
             "Bad: over it, workers can be refused.",
             "percentunit",
             Query(f"max({recorded('database:loopwatch_database_connections:potential_ratio')})", "potential"),
-            thresholds={LIMITS.database_warning: "yellow", 1 + ANY: "red"},
+            thresholds={1 + ANY: "red"},
             empty="no budget",
         ),
     ]
@@ -237,7 +237,6 @@ def _holding() -> list[Builder[Panel]]:
             "Good: some idle ones. Bad: none idle and tasks waiting; many idle ones are wasted on the database.",
             "short",
             Query(f"sum by (pool, state) ({gauge(c.POOL_CONNECTIONS, **POOL)})", "{{pool}} {{state}}"),
-            Query(f"sum by (pool) ({gauge(c.POOL_CONNECTIONS_MAX, **POOL)})", "{{pool}} maximum"),
         ),
     ]
 
@@ -264,15 +263,20 @@ def _opening() -> list[Builder[Panel]]:
 
 def _databases() -> list[Builder[Panel]]:
     holders = f"sum by (job, hostname, pool) ({gauge(c.POOL_CONNECTIONS, **POOL)})"
-    database = f"max by (job, hostname, pool, database) ({gauge(c.POOL_INFO, **POOL)})"
+    database = f"max by (job, hostname, pool, database) ({gauge(c.POOL_INFO, database='.+', **POOL)})"
+    limit = f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_LIMIT)})"
     return [
         lines(
             "The fleet and the database",
-            "Good: potential (what all pools together may open) under the limit. Used counts idle connections, too.",
+            "Of those whose limit a connection budget says. Good: potential (what all pools together may open) under "
+            "the limit. Used counts idle connections, too.",
             "short",
-            Query(f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_USED)})", "{{database}} used"),
-            Query(f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_POTENTIAL)})", "{{database}} potential"),
-            Query(f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_LIMIT)})", "{{database}} limit"),
+            Query(f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_USED)}) and {limit}", "{{database}} used"),
+            Query(
+                f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_POTENTIAL)}) and {limit}", "{{database}} potential"
+            ),
+            Query(limit, "{{database}} limit"),
+            empty="no budget",
         ),
         rows(
             "Who holds the database's connections",

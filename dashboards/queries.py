@@ -6,8 +6,11 @@ monitor says about itself is not.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from dashboards.pace import Pace
+from dashboards.recording import Recordings
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 
@@ -25,29 +28,16 @@ __all__ = [
     "quantile",
     "rate",
     "recorded",
+    "seen",
     "share",
 ]
 
 RATE_INTERVAL = "$__rate_interval"
 """Grafana's window for rates: never shorter than four scrapes."""
 
-RECORDED = {
-    "queue:loopwatch_loop_conflicts:rate5m": ("queue_name",),
-    "queue:loopwatch_notifications:rate5m": ("queue_name", "operation"),
-    "queue:loopwatch_notification_failures:rate5m": ("queue_name", "operation", "reason"),
-    "queue:loopwatch_pool_wait_seconds_bucket:rate5m": ("queue_name", "pool", "le"),
-    "queue:loopwatch_pool_connections_used:sum": ("queue_name", "pool"),
-    "queue:loopwatch_pool_connections_max:sum": ("queue_name", "pool"),
-    "queue:celery_queue_drain:seconds": ("queue_name",),
-    "process:loopwatch_pool_utilization:ratio": ("hostname", "slot", "pool"),
-    "process:loopwatch_engines:excess": ("hostname", "slot", "pool"),
-    "task:celery_task_failed:rate5m": ("queue_name", "name"),
-    "task:celery_task_finished:rate5m": ("queue_name", "name"),
-    "database:loopwatch_database_connections:used_ratio": ("database",),
-    "database:loopwatch_database_connections:potential_ratio": ("database",),
-}
-"""The recorded metrics that the dashboards read, and their labels beside ``job``. Alerts ask the same series, so that a
-panel shows what an alert fires at."""
+_RECORDINGS = Recordings(Pace(1))
+RECORDED = {name: _RECORDINGS[name].labels for name, _ in _RECORDINGS}
+"""The recorded metrics and their labels. Alerts ask the same series, so that a panel shows what an alert fires at."""
 
 FROM_ELSEWHERE = (
     "up",
@@ -79,6 +69,12 @@ def gauge(metric: Metric, **filters: str) -> str:
     return _once(metric, _selector(metric, "", filters))
 
 
+def seen(metric: Metric, **filters: str) -> str:
+    """A gauge, of monitors that are connected to their broker: to one that is cut off everybody is silent or lost."""
+    connected = f"{_selector(catalogue.MONITOR_BROKER_UP, '', {})} == 1"
+    return _once(metric, f"{_selector(metric, '', filters)} and on (job, instance) {connected}")
+
+
 def rate(metric: Metric, *, suffix: str = "", window: str = RATE_INTERVAL, **filters: str) -> str:
     """A counter's growth a second."""
     return _once(metric, f"rate({_selector(metric, suffix, filters)}[{window}])")
@@ -104,7 +100,7 @@ def recorded(name: str, **filters: str) -> str:
     """A series of a recording rule. It has no ``instance``: what several monitors say is already one.
 
     Raises:
-        ValueError: no rule of ``RECORDED`` has this name, or its series have no such label.
+        ValueError: no recording rule has this name, or its series have no such label.
     """
     if name not in RECORDED:
         raise ValueError(f"no recording rule is called {name}")
@@ -146,7 +142,7 @@ def _selector(metric: Metric, suffix: str, filters: dict[str, str]) -> str:
     return f"{metric.name}{suffix}{_matchers({'job': '$job', 'instance': '$instance', **filters})}"
 
 
-def _refuse_unknown_labels(name: str, filters: dict[str, str], labels: tuple[str, ...]) -> None:
+def _refuse_unknown_labels(name: str, filters: dict[str, str], labels: Collection[str]) -> None:
     unknown = set(filters) - set(labels)
     if unknown:
         raise ValueError(f"{name} has no label {', '.join(sorted(unknown))}")

@@ -103,12 +103,14 @@ class Annotation:
         name: what it is called.
         expression: PromQL.
         title: the format of a mark's title.
+        colour: the name of the marks' colour.
         by_value: the value of a sample, in milliseconds, is the mark's time; else the times of the samples are.
     """
 
     name: str
     expression: str
     title: str
+    colour: str
     by_value: bool
 
 
@@ -147,7 +149,13 @@ def panels_of(dashboard: Mapping[str, Any], *, without_queries: bool = False) ->
 def annotations_of(dashboard: Mapping[str, Any]) -> list[Annotation]:
     """The annotations that are queries."""
     return [
-        Annotation(raw["name"], _expression(raw), raw.get("titleFormat", ""), bool(raw.get("useValueForTime")))
+        Annotation(
+            raw["name"],
+            _expression(raw),
+            raw.get("titleFormat", ""),
+            raw.get("iconColor", "red"),
+            bool(raw.get("useValueForTime")),
+        )
         for raw in (dashboard.get("annotations") or {}).get("list") or []
         if _expression(raw)
     ]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from math import ceil
-from pathlib import Path
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.building import new_dashboard, numbered, with_section
+from dashboards.links import RUNBOOK, RUNBOOK_UID
 from dashboards.panel_kinds import page
 
 __all__ = ["UID", "build", "numbers"]
 
-UID = "loopwatch-runbook"
-
-TEXT = Path(__file__).with_name("runbook.md")
+UID = RUNBOOK_UID
 
 
 def numbers() -> dict[str, int]:
@@ -41,7 +39,7 @@ def build() -> Dashboard:
 
 def _sections() -> dict[str, str]:
     """The text under each alert's heading; what comes before the first says what the dashboard's description says."""
-    _, *sections = re.split(r"^## ", TEXT.read_text(), flags=re.MULTILINE)
+    _, *sections = re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)
     return {heading.strip(): text.strip() for heading, _, text in (section.partition("\n") for section in sections)}
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import stat
 from grafana_foundation_sdk.cog.builder import Builder
-from grafana_foundation_sdk.models.dashboard import Dashboard, DynamicConfigValue, Panel
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from dashboards.building import new_dashboard, numbered, with_section
-from dashboards.panel_kinds import ANY, amount, bars, lines, named, rows, states, steps_for
-from dashboards.queries import ONE_OF_ITS_QUEUES, Query, gauge, increase, quantile, rate, recorded, share
+from dashboards.panel_kinds import ANY, amount, bars, lines, rows
+from dashboards.queries import Query, gauge, increase, quantile, rate, recorded, seen, share
 from dashboards.thresholds import THRESHOLDS as LIMITS
+from dashboards.workers import work, workers_now
 from loopwatch.telemetry import catalogue as c
 
-__all__ = ["UID", "blind_workers", "build", "queues_without_worker", "workers_now"]
+__all__ = ["UID", "build", "queues_without_worker"]
 
 UID = "loopwatch-tasks"
 
@@ -22,7 +23,6 @@ TASK = {**WORKER, **QUEUE}
 
 OLDEST_STEPS = {LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"}
 FAILURE_STEPS = {LIMITS.failure_warning: "yellow", LIMITS.failure_share: "red"}
-UP_OR_DOWN = {"1": ("up", "green"), "0": ("down", "red")}
 
 
 def build() -> Dashboard:
@@ -36,41 +36,8 @@ def build() -> Dashboard:
     with_section(frame, "Now", _now())
     with_section(frame, "Tasks", _tasks())
     with_section(frame, "Queues", _queues())
-    with_section(frame, "Workers", _workers())
+    with_section(frame, "Workers", work())
     return numbered(frame)
-
-
-def workers_now(*, width: int = 4) -> stat.Panel:
-    """How many work, how many vanished."""
-    panel = amount(
-        "Workers up and lost",
-        "Good: none lost. Bad: lost, a worker that vanished without saying goodbye. Fewer up alone may be a scale-in.",
-        "short",
-        Query(f"count({gauge(c.WORKER_UP, **WORKER)} == 1) or vector(0)", "up"),
-        Query(f"sum({gauge(c.WORKER_LOST, **WORKER)}) or vector(0)", "lost"),
-        thresholds={1: "green"},
-        below="red",
-        width=width,
-    )
-    return panel.override_by_query("B", steps_for({1: "red"}))
-
-
-def blind_workers(*, width: int = 4) -> stat.Panel:
-    """Of how many workers we do not know enough."""
-    return amount(
-        "Workers we see too little of",
-        "Good: 0 and 0. Bad: without task events (start them with -E), or with a snapshot older than "
-        f"{LIMITS.snapshot_seconds:.0f} s: other panels are incomplete for these.",
-        "short",
-        Query(f"count({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)} == 0) or vector(0)", "no events"),
-        Query(
-            f"count({gauge(c.WORKER_SNAPSHOT_AGE, **WORKER)} > {LIMITS.snapshot_seconds:.0f} "
-            f"and on (job, hostname) {gauge(c.WORKER_UP)} == 1) or vector(0)",
-            "old snapshot",
-        ),
-        thresholds={1: "yellow"},
-        width=width,
-    )
 
 
 def queues_without_worker(*, width: int = 4) -> stat.Panel:
@@ -80,7 +47,7 @@ def queues_without_worker(*, width: int = 4) -> stat.Panel:
         "Good: 0. Bad: tasks wait, and nobody who is up takes from their queue.",
         "short",
         Query(
-            f"count({gauge(c.ACTIVE_WORKERS, **QUEUE)} == 0 "
+            f"count({seen(c.ACTIVE_WORKERS, **QUEUE)} == 0 "
             f"and on (job, queue_name) {gauge(c.QUEUE_LENGTH, **QUEUE)} > 0) or vector(0)",
             "queues",
         ),
@@ -167,7 +134,7 @@ def _tasks() -> list[Builder[Panel]]:
             "Good: none. A new colour is a new fault.",
             "short",
             Query(
-                f"sum by (name, exception) ({increase(c.TASK_FAILED, **TASK)}) > 0",
+                f"sum by (name, exception) ({increase(c.TASK_FAILED, **TASK)})",
                 "{{name}} {{exception}}",
             ),
             empty="none",
@@ -191,8 +158,8 @@ def _tasks() -> list[Builder[Panel]]:
             "Retries and revocations",
             "Good: rare. Bad: retries as frequent as runs: the task never succeeds at once.",
             "short",
-            Query(f"sum by (queue_name) ({increase(c.TASK_RETRIED, **TASK)}) > 0", "{{queue_name}} retried"),
-            Query(f"sum by (queue_name) ({increase(c.TASK_REVOKED, **TASK)}) > 0", "{{queue_name}} revoked"),
+            Query(f"sum by (queue_name) ({increase(c.TASK_RETRIED, **TASK)})", "{{queue_name}} retried"),
+            Query(f"sum by (queue_name) ({increase(c.TASK_REVOKED, **TASK)})", "{{queue_name}} revoked"),
             empty="none",
         ),
         lines(
@@ -223,7 +190,7 @@ def _queues() -> list[Builder[Panel]]:
             "Oldest task",
             "Good: seconds. Bad: a slope of one second a second: nobody takes.",
             "s",
-            Query(gauge(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
+            Query(seen(c.QUEUE_OLDEST_TASK, **QUEUE), "{{queue_name}}"),
             thresholds=OLDEST_STEPS,
         ),
         lines(
@@ -245,7 +212,7 @@ def _queues() -> list[Builder[Panel]]:
             "Workers and slots, by queue",
             "Good: flat. Bad: 0 workers; or slots that stay while tasks wait: scale out. Consumers: RabbitMQ only.",
             "short",
-            Query(gauge(c.ACTIVE_WORKERS, **QUEUE), "{{queue_name}} workers"),
+            Query(seen(c.ACTIVE_WORKERS, **QUEUE), "{{queue_name}} workers"),
             Query(gauge(c.ACTIVE_PROCESSES, **QUEUE), "{{queue_name}} slots"),
             Query(gauge(c.ACTIVE_CONSUMERS, **QUEUE), "{{queue_name}} consumers"),
         ),
@@ -259,60 +226,4 @@ def _queues() -> list[Builder[Panel]]:
             thresholds={"Tasks started": {ANY: "yellow"}},
             empty="none",
         ),
-    ]
-
-
-def _workers() -> list[Builder[Panel]]:
-    active = f"max by (hostname) ({gauge(c.WORKER_TASKS_ACTIVE, **WORKER)})"
-    slots = f"max by (hostname) ({gauge(c.WORKER_SLOTS, **WORKER)})"
-    facts = "hostname, queue_name, pool_type, release, celery_version, loopwatch_version"
-    info = gauge(c.WORKER_INFO, queue_name=ONE_OF_ITS_QUEUES, **WORKER)
-    workers = rows(
-        "Workers",
-        "Good: each is up, and its snapshot a few seconds old. Bad: down; two releases at once long after a deploy; "
-        "task events off.",
-        "short",
-        Query(f"max by (hostname) ({gauge(c.WORKER_UP, **WORKER)})", "State"),
-        Query(f"max by ({facts}) ({info})", ""),
-        Query(f"time() - max by (hostname) ({gauge(c.WORKER_START_TIME, **WORKER)})", "Age"),
-        Query(f"max by (hostname) ({gauge(c.WORKER_SNAPSHOT_AGE, **WORKER)})", "Last snapshot"),
-        Query(slots, "Slots"),
-        Query(active, "Active tasks"),
-        Query(f"min by (hostname) ({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)})", "Task events"),
-        columns={
-            "hostname": "Worker",
-            "queue_name": "Queues",
-            "pool_type": "Pool",
-            "release": "Release",
-            "celery_version": "Celery",
-            "loopwatch_version": "loopwatch",
-        },
-        units={"Age": "dtdurations", "Last snapshot": "s"},
-        thresholds={
-            "Last snapshot": {LIMITS.snapshot_warning_seconds: "yellow", LIMITS.snapshot_seconds: "red"},
-        },
-        ascending=True,
-        empty="none known",
-        width=24,
-    )
-    coloured = DynamicConfigValue("custom.cellOptions", {"type": "color-text"})
-    workers.override_by_name("State", [DynamicConfigValue("mappings", named(UP_OR_DOWN)), coloured])
-    events = {"1": ("on", "green"), "0": ("off", "orange")}
-    workers.override_by_name("Task events", [DynamicConfigValue("mappings", named(events)), coloured])
-    return [
-        states(
-            "Workers up",
-            "Good: green without a break. Bad: red, a worker that stopped or vanished.",
-            Query(f"max by (hostname) ({gauge(c.WORKER_UP, **WORKER)})", "{{hostname}}"),
-            names=UP_OR_DOWN,
-        ),
-        lines(
-            "Slots in use, by worker",
-            "Good: under 90%. Bad: 100% with tasks waiting: more workers; 0% with tasks waiting: not consuming.",
-            "percentunit",
-            Query(f"{active} / ({slots} > 0)", "{{hostname}}"),
-            thresholds={LIMITS.slots: "yellow"},
-            full=True,
-        ),
-        workers,
     ]

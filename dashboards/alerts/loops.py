@@ -95,7 +95,8 @@ def _loops(given: Given) -> list[Alert]:
             name="LoopBlocked",
             severity="warning",
             when=late.with_("or", stalls),
-            lasts=300,
+            # As long as the window of the stalls: one bad minute is over by then.
+            lasts=600,
             summary="Code that blocks keeps the event loops of a worker from running.",
             description="The event loops of worker {hostname} run late again and again, every coroutine on them with "
             "them: the worker's log shows the code that blocks (has run nothing else for).",

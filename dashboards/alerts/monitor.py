@@ -80,7 +80,8 @@ def _incomplete(given: Given) -> list[Alert]:
             name="EventsMalformed",
             severity="warning",
             when=unreadable,
-            lasts=300,
+            # As long as the window: a single one does not matter.
+            lasts=600,
             summary="The monitor receives events that it cannot read.",
             description='Monitor {instance} could not read {{ $value | printf "%.0f" }} events in ten minutes, by {reason}: '
             "what they told is missing everywhere.",

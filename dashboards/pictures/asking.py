@@ -92,5 +92,5 @@ def _marks(annotation: Annotation, series: list[dict[str, Any]]) -> list[Mark]:
     for raw in series:
         title = legend_of(annotation.title, raw["metric"])
         times = {float(value) / 1000 for _, value in raw["values"]} if annotation.by_value else {raw["values"][0][0]}
-        found |= {Mark(annotation.name, title, time) for time in times}
+        found |= {Mark(annotation.name, title, annotation.colour, time) for time in times}
     return sorted(found, key=lambda mark: mark.time)

@@ -46,7 +46,8 @@ class Canvas:
             transform=self.figure.transFigure,
             facecolor=colour,
             edgecolor=edge or colour,
-            linewidth=0.8,
+            linewidth=0.8 if edge else 0,
+            zorder=-1,  # below the plots
         )
         self.figure.add_artist(patch)
 
@@ -88,12 +89,13 @@ class Canvas:
         return float(extent.width)
 
     def fitting(self, text: str, size: float, width: float, *, bold: bool = False) -> str:
-        """The text, or as much of it as fits, with an ellipsis."""
-        if self.width_of(text, size, bold=bold) <= width:
-            return text
-        while text and self.width_of(f"{text}…", size, bold=bold) > width:
-            text = text[:-1]
-        return f"{text.rstrip()}…"
+        """The text, or as much of it as fits, with an ellipsis: of a dotted name the end."""
+        short = text
+        dotted = "." in text and " " not in text
+        while len(short) > 1 and self.width_of(short, size, bold=bold) > width:
+            kept = len(short) - 2 if short != text else len(text) - 1
+            short = f"…{text[-kept:]}" if dotted else f"{text[:kept].rstrip()}…"
+        return short
 
     def wrapped(self, text: str, size: float, width: float, *, bold: bool = False) -> str:
         """The text in as few lines as its words need."""

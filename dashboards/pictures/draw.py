@@ -33,6 +33,17 @@ class Picture:
     board: str
     titles: Sequence[str] = ()
 
+    def panels(self, panels: Sequence[Panel]) -> list[Panel]:
+        """Those that are shown, in the order of the titles.
+
+        Raises:
+            ValueError: there is no panel of a title.
+        """
+        by_title = {panel.title: panel for panel in panels}
+        if unknown := set(self.titles) - set(by_title):
+            raise ValueError(f"{self.board}: no panel {', '.join(sorted(unknown))}; there are {', '.join(by_title)}")
+        return [by_title[title] for title in self.titles] if self.titles else list(panels)
+
 
 def draw(recording: Recording, picture: Picture, theme: Theme) -> tuple[Canvas, dict[str, int]]:
     """The picture, and how many series (or rows) each panel shows, by title.
@@ -42,7 +53,7 @@ def draw(recording: Recording, picture: Picture, theme: Theme) -> tuple[Canvas, 
     """
     board = recording.boards[picture.board]
     content = Content(recording, picture.board)
-    placed = arranged(_chosen(panels_of(board), picture.titles), top=HEADER)
+    placed = arranged(picture.panels(panels_of(board)), top=HEADER)
     canvas = Canvas(WIDTH, placed[-1].box.bottom + GAP / 2, theme)
     _draw_header(canvas, board["title"], [phase.setting for phase in recording.phases])
     drawers = _drawers(theme)
@@ -64,13 +75,6 @@ def _drawers(theme: Theme) -> Mapping[str, Drawer]:
         "table": draw_table,
         "heatmap": draw_heat,
     }
-
-
-def _chosen(panels: Sequence[Panel], titles: Sequence[str]) -> list[Panel]:
-    by_title = {panel.title: panel for panel in panels}
-    if unknown := set(titles) - set(by_title):
-        raise ValueError(f"no such panel: {', '.join(sorted(unknown))}; there are: {', '.join(by_title)}")
-    return [by_title[title] for title in titles] if titles else list(panels)
 
 
 def _draw_header(canvas: Canvas, title: str, settings: Sequence[str]) -> None:

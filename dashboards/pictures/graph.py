@@ -20,6 +20,8 @@ __all__ = ["Colours", "draw_graph", "time_axis"]
 LEGEND_SIZE = 10.0
 LEGEND_LINE = 15.0
 LEGEND_LINES = 2
+ALERTS = "Firing alerts"
+"""The annotation whose marks are triangles on the axis."""
 DASH = (0, (4, 3))
 
 
@@ -51,8 +53,7 @@ def draw_graph(canvas: Canvas, panel: Panel, content: Content, box: Box, colours
     top = _draw_series(axes, series, colour_of, custom, content.window.step)
     top = max(top, custom.get("axisSoftMax") or 0)
     axes.set_ylim(0, nice_top(top))
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=panel.unit == "short" and top >= 3))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatted(value, panel.unit)))
+    _name_values(axes, panel.unit)
     axes.grid(axis="y", color=canvas.theme.grid, linewidth=0.7)
     axes.set_axisbelow(True)
     if (custom.get("thresholdsStyle") or {}).get("mode", "off") != "off":
@@ -72,6 +73,24 @@ def time_axis(canvas: Canvas, axes: Axes, content: Content) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds // 60:.0f}:{seconds % 60:02.0f}"))
     last = content.phases[-1]
     axes.axvspan(last.start - start, last.end - start, color=canvas.theme.shade, linewidth=0, zorder=0)
+    for mark in (mark for mark in content.marks if start <= mark.time <= end):
+        colour = canvas.theme.words[mark.colour]
+        if mark.name == ALERTS:
+            # Many: lines would hide what they are about.
+            bottom = axes.get_xaxis_transform()
+            axes.plot(
+                [mark.time - start], [0], "^", color=colour, markersize=6, transform=bottom, clip_on=False, zorder=50
+            )
+        else:
+            axes.axvline(mark.time - start, color=colour, linewidth=0.9, linestyle=DASH)
+
+
+def _name_values(axes: Axes, unit: str) -> None:
+    top = axes.get_ylim()[1]
+    ticks = [tick for tick in MaxNLocator(4, integer=unit == "short" and top >= 3).tick_values(0, top) if tick <= top]
+    lowest = axes.set_yticks(ticks, [formatted(tick, unit) for tick in ticks])[0]
+    # Its lower half would stand in the first minute's name.
+    lowest.label1.set_verticalalignment("bottom")
 
 
 def _highest(one: Named) -> float:

@@ -33,7 +33,7 @@ def draw_heat(canvas: Canvas, panel: Panel, content: Content, box: Box) -> int:
     # Square roots: a single slow one is to be seen beside a thousand quick ones.
     axes.pcolormesh(
         times, np.arange(used + 1), np.where(counts[:used] > 0, counts[:used], np.nan), cmap=shades,
-        norm=PowerNorm(0.5, 0, float(np.nanmax(counts))), zorder=2, linewidth=0, rasterized=True,
+        norm=PowerNorm(0.4, 0, float(np.nanmax(counts))), zorder=2, linewidth=0, rasterized=True,
     )  # fmt: skip
     axes.set_ylim(0, used)
     axes.set_xlim(0, content.window.end - content.window.start)

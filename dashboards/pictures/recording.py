@@ -41,6 +41,7 @@ class Mark:
 
     name: str
     title: str
+    colour: str
     time: float
 
 

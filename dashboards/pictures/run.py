@@ -1,4 +1,4 @@
-"""A real run: the demo's application with both settings of ``APP_RESOURCES``, and a Prometheus that scrapes its monitor."""
+"""A real run: the demo's application in both settings of ``APP_RESOURCES``, and a Prometheus that watches it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ __all__ = ["run"]
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus" / "rules"
 SCRAPE_INTERVAL = 2
+CONNECTIONS = 40
+"""Of the database: so few that the pools, whose sizes are made of it, have something to do."""
 STEPS = 180
 """Points of a line, about: as many as can be told apart in a picture."""
 STARTED = 'sum(celery_task_received_total{hostname%s".+@global[.].+"}) > 0'
@@ -38,7 +40,7 @@ def run(boards: Mapping[str, Mapping[str, Any]], seconds: float) -> Recording:
         ServerError, FleetError, DemoError: the run did not come to its end, or did not show what it should.
     """
     with ExitStack() as stack:
-        environment = demo_environment(stack, os.environ)
+        environment = demo_environment(stack, os.environ, connections=CONNECTIONS)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-pictures-")))
         prometheus = start_prometheus(directory, configuration(f"127.0.0.1:{environment['MONITOR_PORT']}"))
         stack.callback(prometheus.close)

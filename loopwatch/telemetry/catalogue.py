@@ -417,7 +417,8 @@ MONITOR_EVENTS_LOST = _metric(
     "loopwatch_monitor_events_lost_total",
     "counter",
     "Events that are known to be lost, by reason: buffer_full (they came faster than they could be taken in), "
-    "disconnected (cut off with their connection; what was sent during an outage is not known).",
+    "disconnected (one a connection that Redis closed with more to send: how much is not known, nor what was sent "
+    "during an outage).",
     "reason",
     origin="monitor",
 )

@@ -210,6 +210,10 @@ async def _serve(settings: Settings) -> None:
     hub = Hub(settings, status=status, version=__version__, reloaded=lambda: guard.reloaded)
     intake = make_intake(settings, hub, status)
     try:
+        polls = make_polls(settings, hub)
+    except ValueError as error:
+        raise SettingError("--broker-transport-option", str(error)) from None
+    try:
         await in_thread(intake.probe)
     except BrokerUnreachableError as error:
         raise BrokerUnreachableError(
@@ -226,7 +230,6 @@ async def _serve(settings: Settings) -> None:
     bound = await _listen(server, settings)
     spare_the_intake()
     intake.start()
-    polls = make_polls(settings, hub)
     for poll in polls:
         poll.start()
     if set(settings.accept_content) - {"json", "application/json"}:
@@ -328,8 +331,6 @@ def _configure_logs(level: str) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # What kombu cannot read it logs as a whole: an event's arguments are the users' data.
-    logging.getLogger("kombu.transport.redis").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -40,6 +40,8 @@ logger = structlog.get_logger("loopwatch_monitor")
 _COPIED = 128
 """Series that are copied at a time, of several families where they are small: the lock is held for 0.1 ms, and their
 text, 300 kB at most, stays in the processor's cache."""
+_PAUSE_SECONDS, _PAUSES = 0.005, 600
+"""A page gives way to a flood of events, for 3 seconds at most: Prometheus waits 10, if not told otherwise."""
 MAX_TEXT = 2_000
 """Characters of a text that is logged."""
 
@@ -69,6 +71,7 @@ class Hub:
         clock: Callable[[], Now] = _read_clocks,
     ) -> None:
         self._clock = clock
+        self._status = status
         self._started = clock().wall
         self._created = settings.created_timestamps
         self._lock = FairLock()
@@ -213,7 +216,11 @@ class Hub:
     def _copies(self, metrics: Iterable[Metric]) -> Iterator[tuple[Metric, list[Sample]]]:
         """The series of each family that has any, in pieces. The lock is held for `_COPIED` of them."""
         pieces = self._pieces(metrics)
+        pauses = iter(range(_PAUSES))
         while True:
+            # A page may be late; what an intake does not read in time, Redis throws away.
+            while self._status.flooded and next(pauses, None) is not None:
+                time.sleep(_PAUSE_SECONDS)
             copied, count = [], 0
             with self._lock:
                 while count < _COPIED and (piece := next(pieces, None)) is not None:

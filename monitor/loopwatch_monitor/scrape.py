@@ -1,4 +1,7 @@
-"""Pages made in threads: off the event loop, one at a time, and shared by the scrapers that come meanwhile."""
+"""Pages made in threads: off the event loop, one at a time, and shared by the scrapers that come meanwhile.
+
+There are four whole pages (two formats, compressed or not), and no end of parts of it: of those, some at a time.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import NamedTuple
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.threads import in_thread
 
-__all__ = ["Pieces", "Scraper", "Variant", "render"]
+__all__ = ["Pieces", "Scraper", "TooManyPagesError", "Variant", "render"]
 
 Pieces = Callable[[Format, frozenset[str]], Iterator[bytes]]
 """Makes a page: its format, and the families to be shown alone."""
@@ -21,6 +24,14 @@ _LEVEL, _GZIP_HEADER = 1, 31
 _BLOCK = 256 * 1024
 MAX_PAGES = 4
 """Pages that may be held for readers at once: one of a large fleet, not compressed, is 100 MB."""
+
+
+MAX_PARTS = 4
+"""Parts of the page, each of other families, that are made or wait to be made at once."""
+
+
+class TooManyPagesError(Exception):
+    """So many parts of the page are asked for that another one is not made."""
 
 
 class Variant(NamedTuple):
@@ -70,9 +81,12 @@ class Scraper:
         self._running: dict[Variant, asyncio.Task[list[bytes]]] = {}
 
     async def page(self, variant: Variant) -> list[bytes]:
-        """The page: one that is being made, if there is one. Giving up waiting does not cost the others theirs."""
+        """The page: one that is being made, if there is one. Giving up waiting does not cost the others theirs. A part
+        that finds `MAX_PARTS` others is a `TooManyPagesError`."""
         task = self._running.get(variant)
         if task is None:
+            if variant.names and sum(1 for other in self._running if other.names) >= MAX_PARTS:
+                raise TooManyPagesError
             task = self._running[variant] = asyncio.create_task(self._render(variant))
         return await asyncio.shield(task)
 

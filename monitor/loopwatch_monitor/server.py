@@ -21,7 +21,7 @@ from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.landing import CONTENT_SECURITY_POLICY, landing_page
 from loopwatch_monitor.listen import Address, Connections, bind, reset, unlink
 from loopwatch_monitor.negotiate import accepts_gzip, choose_format
-from loopwatch_monitor.scrape import Pieces, Scraper, Variant
+from loopwatch_monitor.scrape import Pieces, Scraper, TooManyPagesError, Variant
 from loopwatch_monitor.threads import in_thread
 
 __all__ = ["ListenError", "Server"]
@@ -30,6 +30,8 @@ PROBE_SECONDS = 2.0
 """How long a probe's answer is good: many callers of `/health` must not become many connections to the broker."""
 SEND_SECONDS = 60.0
 """How long a client may take to read a page."""
+MAX_NAMES = 100
+"""Families that may be named in one request."""
 CLOSE_SECONDS = 0.1
 """How long a response may take to end when the monitor does; waited for twice at most."""
 PROBES = ("/health", "/ready", "/live")
@@ -164,7 +166,14 @@ class Server:
             accepts_gzip(",".join(headers.getall("Accept-Encoding", ()))),
             frozenset(request.query.getall("name[]", ())),
         )
-        page = await self._scraper.page(variant)
+        if len(variant.names) > MAX_NAMES:
+            return web.Response(
+                status=HTTPStatus.BAD_REQUEST, text=f"at most {MAX_NAMES} name[]; none gives them all\n"
+            )
+        try:
+            page = await self._scraper.page(variant)
+        except TooManyPagesError:
+            return _refused(HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "1"})
         response = web.StreamResponse(headers={"Content-Type": variant.form.value, "Vary": "Accept, Accept-Encoding"})
         if variant.gzip:
             response.headers["Content-Encoding"] = "gzip"

@@ -12,8 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from kombu.transport import get_transport_cls
-
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.intake.redis_address import is_redis
 from loopwatch_monitor.intake.tls_options import kombu_ssl
@@ -213,6 +211,9 @@ def _check_broker_url(url: str) -> None:
             raise SettingError("--broker-url", f"has no scheme; {example}")
         if is_redis(part):
             continue
+        # Only now: a monitor on Redis does without kombu.
+        from kombu.transport import get_transport_cls
+
         try:
             get_transport_cls(parsed.scheme.partition("+")[0])
         except KeyError:

@@ -1,7 +1,7 @@
 """Starts the services of docker-compose.yml on this machine: the same commands, environment, files and health checks.
 
 Each container becomes a process; `compose_rules` declares what differs, `compose_places` translates names, ports and
-paths. The order is that of the health dependencies, the checks run as often as the file says.
+paths. The order is that of the health dependencies, and the checks run as often as the file says.
 
     with Compose.up(environment={"WEB_CONCURRENCY": "1"}) as stack:
         stack.url("prometheus"); stack.logs("monitor"); stack.start("celery_content_global"); stack.kill("redis")
@@ -10,7 +10,6 @@ paths. The order is that of the health dependencies, the checks run as often as 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -23,17 +22,14 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.demo.servers import Cluster, make_cluster
-from tests.acceptance.compose_file import ComposeError, Health, Service, read_compose
-from tests.acceptance.compose_places import Ports, translate_paths
-from tests.acceptance.compose_rules import NOT_HERE, Image, image_of, process_environment
-from tests.acceptance.process_groups import Warden
+from app.demo.servers import Cluster
+from tests.acceptance.compose_file import ComposeError, Service, read_compose
+from tests.acceptance.compose_places import Change, Places
+from tests.acceptance.compose_rules import NOT_HERE, image_of
+from tests.acceptance.process_groups import Warden, answer
 from tests.acceptance.stack import ROOT, Running
 
 __all__ = ["Change", "Compose"]
-
-Change = Path | Callable[[str], str]
-"""What stands for a mounted file or directory: another one, or what is made of the text of each of its files."""
 
 T = TypeVar("T")
 
@@ -50,15 +46,12 @@ class Compose:
             for name, service in self.services.items()
             if (image := service.image.partition(":")[0]) in NOT_HERE
         }
-        if unknown := files.keys() - {mount.source for service in self.services.values() for mount in service.mounts}:
-            raise ComposeError(f"files: nothing mounts {', '.join(sorted(unknown))}")
-        here = {name: service for name, service in self.services.items() if name not in self.skipped}
-        self._images = {name: image_of(service, ROOT) for name, service in here.items()}
-        self._ports = Ports(self.services, self._images)
-        self._directory = directory
+        here = [service for name, service in self.services.items() if name not in self.skipped]
+        self._images = {service.name: image_of(service, ROOT) for service in here}
+        self._places = Places(ROOT, directory, self.services, self._images, files)
         self._warden = warden
-        self._files = files
         self._running: dict[str, Running] = {}
+        self._healthy: set[str] = set()
         self._clusters: dict[str, Cluster] = {}
         self._aborted = threading.Event()
 
@@ -80,20 +73,16 @@ class Compose:
         Raises:
             ComposeError: a service ended, or did not become healthy; the message ends with its log.
         """
+        wanted = {*profiles}
         # Not pytest's tmp_path: it is closed to other users, and PostgreSQL runs as one when we are root.
-        with tempfile.TemporaryDirectory(prefix="loopwatch-compose-") as name:
+        with tempfile.TemporaryDirectory(prefix="loopwatch-compose-") as name, Warden() as warden:
             Path(name).chmod(0o755)
-            warden = Warden()
+            stack = cls(Path(name), warden, environment or {}, files or {})
             try:
-                stack = cls(Path(name), warden, environment or {}, files or {})
-                wanted = set(profiles)
-                try:
-                    stack.start(*(s.name for s in stack.services.values() if not s.profiles or wanted & {*s.profiles}))
-                    yield stack
-                finally:
-                    stack.stop()
+                stack.start(*(s.name for s in stack.services.values() if not s.profiles or wanted & {*s.profiles}))
+                yield stack
             finally:
-                warden.close()
+                stack.stop()
 
     # ------------------------------------------------------------ what a test does
 
@@ -122,29 +111,29 @@ class Compose:
                 self.kill(name)
 
     def kill(self, name: str) -> None:
-        """Kills a service with all its processes, as when the container is out of memory."""
-        running = self._running.pop(name)
+        """Kills a service with all its processes, as when its container is out of memory."""
+        running = self._running[name]
         with suppress(ProcessLookupError):
             os.killpg(running.process.pid, signal.SIGKILL)
         running.process.wait()
-        self._warden.drop(running.process.pid)
+        self._forget(name)
 
     def check(self, name: str) -> str:
         """Runs the service's health check once; returns what is wrong, or an empty text."""
-        health, image = self.services[name].health, self._images[name]
+        health = self.services[name].health
         if health is None:
             return ""
         program, *words = health.command
-        command = [program, *image.clients.get(program, ()), *words]
-        return self._ask(self._translated(name, command), health, self._environment(name))
+        command = self._places.words(name, [program, *self._images[name].clients.get(program, ()), *words])
+        return answer(command, cwd=ROOT, environment=self._environment(name), timeout=health.timeout)
 
     def url(self, name: str, port: int | None = None) -> str:
         """The address of a service's page; ``port`` is the container's, where it has several."""
-        return f"http://127.0.0.1:{self._ports.of(name, port)}"
+        return f"http://127.0.0.1:{self._places.ports.of(name, port)}"
 
     def logs(self, name: str) -> str:
         """What the service has written so far, in all its runs."""
-        path = self._log(name)
+        path = self._places.log(name)
         return path.read_text(errors="replace") if path.exists() else ""
 
     def pid(self, name: str) -> int:
@@ -159,27 +148,29 @@ class Compose:
     # ------------------------------------------------------------ one service
 
     def _bring_up(self, name: str) -> None:
-        service = self.services[name]
         running = self._running.get(name)
         if running is None or running.process.poll() is not None:
-            self._running[name] = self._launch(service)
-        self._wait_until_healthy(service)
+            self._healthy.discard(name)
+            self._running[name] = self._launch(self.services[name])
+        if name not in self._healthy:
+            self._wait_until_healthy(self.services[name])
+            self._healthy.add(name)
 
     def _launch(self, service: Service) -> Running:
-        image, directory = self._images[service.name], self._own(service.name)
-        directory.mkdir(exist_ok=True)
+        name, image = service.name, self._images[service.name]
+        self._places.lay_files(name)
+        entrypoint = image.entrypoint if service.entrypoint is None else service.entrypoint
+        command = [*entrypoint, *(service.command or image.command), *image.arguments]
         identity: Mapping[str, Any] = {}
-        command = [*self._entrypoint(service, image), *(service.command or image.command), *image.arguments]
         if service.image.startswith("postgres:"):
             cluster = self._cluster(service)
             identity = cluster.identity
-            command = [*cluster.command(self._ports.of(service.name)), *command[1:]]
-        self._lay_files(service)
-        with self._log(service.name).open("ab") as output:
+            command = [*cluster.command(self._places.ports.of(name)), *command[1:]]
+        with self._places.log(name).open("ab") as output:
             process = subprocess.Popen(
-                self._translated(service.name, command),
-                cwd=ROOT if service.dockerfile else directory,
-                env=self._environment(service.name),
+                self._places.words(name, command),
+                cwd=ROOT if service.dockerfile else self._places.directory(name),
+                env=self._environment(name),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -187,36 +178,23 @@ class Compose:
                 **identity,
             )
         self._warden.add(process.pid)
-        return Running(service.name, process, self._log(service.name))
+        return Running(name, process, self._places.log(name))
 
     def _bring_down(self, name: str) -> int:
-        service, running = self.services[name], self._running[name]
-        code = running.stop(signal.Signals[service.stop_signal], service.stop_grace_period)
-        self._warden.drop(running.process.pid)
-        del self._running[name]
+        service = self.services[name]
+        code = self._running[name].stop(signal.Signals[service.stop_signal], service.stop_grace_period)
+        self._forget(name)
         return code
 
-    def _entrypoint(self, service: Service, image: Image) -> tuple[str, ...]:
-        return image.entrypoint if service.entrypoint is None else service.entrypoint
-
-    def _cluster(self, service: Service) -> Cluster:
-        """What the image's entrypoint script makes of the environment: a superuser, and a database of that name."""
-        if service.name not in self._clusters:
-            user = service.environment["POSTGRES_USER"]
-            cluster = make_cluster(
-                self._own(service.name), user=user, password=service.environment["POSTGRES_PASSWORD"]
-            )
-            cluster.create_database(service.environment.get("POSTGRES_DB", user))
-            self._clusters[service.name] = cluster
-        return self._clusters[service.name]
-
-    # ------------------------------------------------------------ health
+    def _forget(self, name: str) -> None:
+        self._warden.drop(self._running.pop(name).process.pid)
+        self._healthy.discard(name)
 
     def _wait_until_healthy(self, service: Service) -> None:
         health = service.health
         if health is None:
             return
-        began, failures, answer = time.monotonic(), 0, ""
+        began, failures, wrong = time.monotonic(), 0, ""
         while failures < health.retries:
             starting = time.monotonic() - began < health.start_period
             if self._aborted.wait(health.start_interval if starting else health.interval):
@@ -224,79 +202,27 @@ class Compose:
             code = self._running[service.name].process.poll()
             if code is not None:
                 raise ComposeError(f"{service.name} ended with code {code}:\n{self.logs(service.name)[-4000:]}")
-            answer = self.check(service.name)
-            if not answer:
+            wrong = self.check(service.name)
+            if not wrong:
                 return
             failures += not starting
-        raise ComposeError(f"{service.name} is not healthy: {answer}\n{self.logs(service.name)[-4000:]}")
-
-    def _ask(self, command: list[str], health: Health, environment: Mapping[str, str]) -> str:
-        with subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as process:
-            try:
-                output, _ = process.communicate(timeout=health.timeout)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                return f"no answer within {health.timeout:g} s"
-        said = output.decode(errors="replace").strip()
-        return f"code {process.returncode}: {said}" if process.returncode else ""
-
-    # ------------------------------------------------------------ places
-
-    def _own(self, name: str) -> Path:
-        return self._directory / name
-
-    def _log(self, name: str) -> Path:
-        return self._directory / f"{name}.log"
-
-    def _places(self, service: Service) -> dict[str, Path]:
-        """Where the container's paths are."""
-        return {
-            mount.target: self._own(service.name) / "files" / mount.target.lstrip("/")
-            if mount.is_file
-            else self._directory / "volumes" / mount.source
-            for mount in service.mounts
-        }
+        raise ComposeError(f"{service.name} is not healthy: {wrong}\n{self.logs(service.name)[-4000:]}")
 
     def _environment(self, name: str) -> dict[str, str]:
-        service = self.services[name]
-        given = process_environment(service, self._images[name], ROOT, self._own(name))
-        environment = {key: self._ports.translate(name, text) for key, text in given.items()}
+        environment = self._places.environment(name)
         if name in self._clusters:
             environment["PATH"] = f"{self._clusters[name].binaries}:{environment['PATH']}"
         return environment
 
-    def _translated(self, name: str, words: Iterable[str]) -> list[str]:
-        places = self._places(self.services[name])
-        return [translate_paths(word, places) for word in self._ports.translate_words(name, words)]
-
-    def _lay_files(self, service: Service) -> None:
-        """Copies what is mounted, translated."""
-        places = self._places(service)
-        for mount in service.mounts:
-            place = places[mount.target]
-            if not mount.is_file:
-                place.mkdir(parents=True, exist_ok=True)
-                continue
-            change = self._files.get(mount.source)
-            source = change if isinstance(change, Path) else ROOT / mount.source
-            shutil.rmtree(place, ignore_errors=True)
-            for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
-                if path.is_file():
-                    text = path.read_text()
-                    text = change(text) if callable(change) else text
-                    target = place / path.relative_to(source)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_text(translate_paths(self._ports.translate(service.name, text), places))
-
-    # ------------------------------------------------------------ order
+    def _cluster(self, service: Service) -> Cluster:
+        """What the image's entrypoint makes of the environment, once: a superuser, and a database of that name."""
+        if service.name not in self._clusters:
+            given, directory = service.environment, self._places.directory(service.name)
+            user = given["POSTGRES_USER"]
+            cluster = Cluster.make(directory, user=user, password=given["POSTGRES_PASSWORD"])
+            cluster.create_database(given.get("POSTGRES_DB", user))
+            self._clusters[service.name] = cluster
+        return self._clusters[service.name]
 
     def _in_order(self, before: Mapping[str, Iterable[str]], act: Callable[[str], T]) -> dict[str, T]:
         """Acts on each, at once where it may be, after those that come before it."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from app.demo.servers import free_port
-from tests.acceptance.compose_file import Service
-from tests.acceptance.compose_rules import Image
+from tests.acceptance.compose_file import ComposeError, Mount, Service
+from tests.acceptance.compose_rules import Image, process_environment
 
-__all__ = ["Ports", "translate_paths"]
+__all__ = ["Change", "Places", "Ports", "translate_paths"]
+
+Change = Path | Callable[[str], str]
+"""What stands for a mounted file or directory: another one, or what is made of the text of each of its files."""
 
 _LOCAL = ("localhost", "127.0.0.1")
 _BELOW_EPHEMERAL = range(12_000, 32_000)
@@ -100,3 +104,80 @@ def translate_paths(text: str, places: Mapping[str, Path]) -> str:
         pattern = rf"(?<![\w./-]){re.escape(target)}(?![\w.-])"
         text = re.sub(pattern, lambda _, here=places[target]: str(here), text)  # type: ignore[misc]
     return text
+
+
+class Places:
+    """The services' directories, and their commands, environment and files in terms of this machine.
+
+    Args:
+        root: the project's directory.
+        directory: where everything goes that is written.
+        images: of the services that run here.
+        changes: what stands for a mounted file, by its name in the compose file.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        directory: Path,
+        services: Mapping[str, Service],
+        images: Mapping[str, Image],
+        changes: Mapping[str, Change],
+    ) -> None:
+        mounted = {mount.source for service in services.values() for mount in service.mounts}
+        if unknown := changes.keys() - mounted:
+            raise ComposeError(f"nothing mounts {', '.join(sorted(unknown))}; there is {', '.join(sorted(mounted))}")
+        self.ports = Ports(services, images)
+        self._root = root
+        self._directory = directory
+        self._services = services
+        self._images = images
+        self._changes = changes
+
+    def directory(self, name: str) -> Path:
+        """The service's own directory."""
+        return self._directory / name
+
+    def log(self, name: str) -> Path:
+        """Where its output goes."""
+        return self._directory / f"{name}.log"
+
+    def words(self, name: str, words: Iterable[str]) -> list[str]:
+        """A command's words."""
+        mounts = self._mounts(name)
+        return [translate_paths(word, mounts) for word in self.ports.translate_words(name, words)]
+
+    def environment(self, name: str) -> dict[str, str]:
+        """What its processes have in their environment."""
+        given = process_environment(self._services[name], self._images[name], self._root, self.directory(name))
+        return {key: self.ports.translate(name, text) for key, text in given.items()}
+
+    def lay_files(self, name: str) -> None:
+        """Makes its directories, and copies what it mounts."""
+        self.directory(name).mkdir(exist_ok=True)
+        for mount in self._services[name].mounts:
+            place = self._mounts(name)[mount.target]
+            if mount.is_file:
+                shutil.rmtree(place, ignore_errors=True)
+                self._copy(name, mount, place)
+            else:
+                place.mkdir(parents=True, exist_ok=True)
+
+    def _mounts(self, name: str) -> dict[str, Path]:
+        """Where the container's paths are."""
+        return {
+            mount.target: self.directory(name) / "files" / mount.target.lstrip("/")
+            if mount.is_file
+            else self._directory / "volumes" / mount.source
+            for mount in self._services[name].mounts
+        }
+
+    def _copy(self, name: str, mount: Mount, place: Path) -> None:
+        change = self._changes.get(mount.source)
+        source = change if isinstance(change, Path) else self._root / mount.source
+        for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if path.is_file():
+                text = change(path.read_text()) if callable(change) else path.read_text()
+                target = place / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(translate_paths(self.ports.translate(name, text), self._mounts(name)))

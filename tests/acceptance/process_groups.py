@@ -11,18 +11,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
-__all__ = ["Warden", "descendants", "members", "memory"]
+__all__ = ["Warden", "answer", "descendants", "members", "memory", "within"]
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 
 
 class Warden:
-    """A process that ends what it is told of, when we are no more."""
+    """A process that ends what it is told of, when we are no more, or at the end of a ``with``."""
 
     def __init__(self) -> None:
         # A session of its own: Ctrl-C in the terminal is for the tests.
@@ -41,14 +42,36 @@ class Warden:
         """It has ended."""
         self._tell(f"-{group}")
 
-    def close(self) -> None:
-        """Ends what it still holds, and itself."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=4 * GRACE)
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
         # At once and whole, whichever thread says it.
         os.write(self._process.stdin.fileno(), line.encode() + b"\n")
+
+
+def answer(command: list[str], *, cwd: Path, environment: Mapping[str, str], timeout: float) -> str:
+    """What is wrong, says a command that asks; an empty text if its code is 0. Its processes end with the timeout."""
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            _signal([process.pid], signal.SIGKILL)
+            return f"no answer within {timeout:g} s"
+    said = output.decode(errors="replace").strip()
+    return f"code {process.returncode}: {said}" if process.returncode else ""
 
 
 def members(group: int) -> list[int]:
@@ -62,6 +85,18 @@ def descendants(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         found += [child for child, (_, of, _) in processes.items() if of == parent]
+    return found
+
+
+def within(directory: Path) -> list[int]:
+    """The processes whose working directory is in this one, or whose environment names it."""
+    found = []
+    for pid, (state, _, _) in _processes().items():
+        with suppress(OSError):  # it has ended meanwhile
+            place = Path(f"/proc/{pid}")
+            named = str(directory).encode() in (place / "environ").read_bytes()
+            if state != "Z" and (named or (place / "cwd").readlink().is_relative_to(directory)):
+                found.append(pid)
     return found
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,10 +77,10 @@ class Monitor:
 
 
 @contextmanager
-def running_monitor(broker: str, directory: Path, *options: str) -> Iterator[Monitor]:
+def running_monitor(broker: str, directory: Path, *options: str, program: Sequence[str] = MONITOR) -> Iterator[Monitor]:
     """A monitor on a free port."""
     log = directory / "monitor.log"
-    command = [*MONITOR, "--broker-url", broker, "--host", "127.0.0.1", "--port", "0", *options]
+    command = [*program, "--broker-url", broker, "--host", "127.0.0.1", "--port", "0", *options]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         monitor = Monitor(process, log)
         try:

@@ -124,3 +124,5 @@ def test_a_message_that_is_cut_off_is_counted_as_lost(broker: Broker, monitor: M
     received(monitor, 3)
     assert monitor.series("loopwatch_monitor_events_lost_total") == {("buffer_full",): 0, ("disconnected",): 1}
     assert monitor.series("loopwatch_monitor_events_malformed_total")["envelope",] > 0
+    (told,) = [line for line in monitor.lines() if line["event"] == "events_lost_by_disconnection"]
+    assert "client-output-buffer-limit" in str(told["fix"])

@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 import redis
 from celery import Celery
 from kombu import Connection, Queue
+from kombu.pidbox import Mailbox
 from structlog.testing import capture_logs
 
+from app.demo.servers import Server
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus
-from loopwatch_monitor.polls.queues import ask_queues
+from loopwatch_monitor.polls.questions import Questions, make_questions
 from loopwatch_monitor.polls.start import make_polls
 from loopwatch_monitor.polls.thread import Poll
-from loopwatch_monitor.polls.workers import ask_workers
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.queues import Depth
 from loopwatch_monitor.state.workers import Answer
-from tests.integration.monitor_process import running_worker, until
+from tests.integration.monitor_hub import wrapped
+from tests.integration.monitor_process import DEADLINE, running_monitor, running_worker, until
+from tests.integration.redis_broker import running_broker
 
-PLAIN: dict[str, Any] = {"options": {}, "ssl_options": {}}
+
+def ask(url: str, **options: Any) -> Questions:
+    return make_questions(url, options=options, ssl_options={})
+
+
+@contextmanager
+def answering(broker: str, name: str, **options: Any) -> Iterator[None]:
+    """kombu's half of a worker's remote control, with answers of ours."""
+    stopping, listening = threading.Event(), threading.Event()
+    answers = {"active_queues": [{"name": "logs"}], "stats": {"pool": {"max-concurrency": 3}, "total": {"t": 5}}}
+
+    def answer() -> None:
+        with Connection(broker, transport_options=options) as connection, connection.channel() as channel:
+            mailbox = Mailbox("celery", type="fanout", connection=connection)
+            handlers = {command: lambda state, reply=reply: reply for command, reply in answers.items()}
+            mailbox.Node(name, channel=channel, handlers=handlers).listen()
+            while not stopping.is_set():
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=0.1)
+                listening.set()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        assert listening.wait(DEADLINE)
+        yield
+    finally:
+        stopping.set()
+        thread.join()
 
 
 @contextmanager
@@ -43,7 +79,7 @@ def test_all_priorities_of_a_queue_on_redis_are_summed(redis_url: str, steps: li
             app.send_task("t", queue="logs", priority=priority)
         app.send_task("t", queue="content")
     # Nobody told the monitor of the application's steps.
-    assert ask_queues(redis_url, ["logs", "content", "none"], **PLAIN) == {
+    assert ask(redis_url).queues(["logs", "content", "none"]) == {
         "logs": Depth(10),
         "content": Depth(1),
         "none": Depth(0),
@@ -57,15 +93,43 @@ def test_key_prefix_and_separator_are_the_applications(redis_url: str) -> None:
             app.send_task("t", queue="logs", priority=priority)
     with redis.Redis.from_url(redis_url) as client:
         assert set(client.keys("shop:logs*")) == {b"shop:logs", b"shop:logs|9"}
-    assert ask_queues(redis_url, ["logs"], options=options, ssl_options={}) == {"logs": Depth(2)}
-    assert ask_queues(redis_url, ["logs"], **PLAIN) == {"logs": Depth(0)}
+    assert ask(redis_url, **options).queues(["logs"]) == {"logs": Depth(2)}
+    assert ask(redis_url).queues(["logs"]) == {"logs": Depth(0)}
 
 
 def test_a_key_that_is_no_list_costs_the_others_nothing(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.set("set", "x")
         client.lpush("logs", "m")
-    assert ask_queues(redis_url, ["set", "logs"], **PLAIN) == {"set": Depth(0), "logs": Depth(1)}
+    assert ask(redis_url).queues(["set", "logs"]) == {"set": Depth(0), "logs": Depth(1)}
+
+
+def test_a_name_that_nobody_can_write_and_many_queues_cost_the_others_nothing(redis_url: str) -> None:
+    names = ["\ud800", *(f"q{number}" for number in range(250))]
+    with redis.Redis.from_url(redis_url) as client:
+        client.lpush("q249", "m", "m")
+    found = ask(redis_url).queues(names)
+    assert [*found] == names
+    assert found["q249"] == Depth(2)
+
+
+def test_a_queue_that_we_may_not_see_is_left_out_and_a_broker_that_tells_nothing_is_an_error(
+    redis_server: Server, tmp_path: Path
+) -> None:
+    with running_broker(redis_server, tmp_path) as broker:
+        broker.do("ACL", "SETUSER", "watcher", "on", ">x", "~logs*", "+llen")
+        broker.do("LPUSH", "logs", "m")
+        questions = ask(broker.url.replace("//", "//watcher:x@"))
+        assert questions.queues(["logs", "secret"]) == {"logs": Depth(1)}
+        with pytest.raises(hiredis.ReplyError, match="NOPERM"):
+            questions.queues(["secret"])
+        with pytest.raises(hiredis.ReplyError, match="NOPERM"):
+            questions.workers()
+
+
+def test_options_that_cannot_work_are_said(redis_url: str) -> None:
+    with pytest.raises(ValueError, match=r"priority_steps must be a JSON list such as \[0, 3, 6, 9\], not '0,3'"):
+        ask(redis_url, priority_steps="0,3")
 
 
 def test_messages_and_consumers_on_rabbitmq_and_a_missing_queue_kills_no_answer(rabbitmq_url: str) -> None:
@@ -77,7 +141,7 @@ def test_messages_and_consumers_on_rabbitmq_and_a_missing_queue_kills_no_answer(
         with sender(rabbitmq_url) as app:
             for _ in range(3):
                 app.send_task("t", queue="content")
-        found = ask_queues(rabbitmq_url, ["none", "logs", "own", "none", "content"], **PLAIN)
+        found = ask(rabbitmq_url).queues(["none", "logs", "own", "none", "content"])
     # An exclusive queue is its owner's secret.
     assert found == {"none": Depth(0, 0), "logs": Depth(0, 0), "content": Depth(3, 0)}
 
@@ -92,7 +156,7 @@ def test_workers_tell_their_queues_and_processes(redis_url: str, tmp_path: Path)
         found: dict[str, Answer] = {}
 
         def answered() -> bool:
-            found.update(ask_workers(redis_url, **PLAIN))
+            found.update(ask(redis_url).workers())
             return bool(found) and found["one@here"].processed == 1
 
         until(answered, "the worker's answer")
@@ -115,10 +179,68 @@ def test_workers_tell_their_queues_and_processes(redis_url: str, tmp_path: Path)
         assert f"{line}\n" in page
 
 
+@pytest.mark.parametrize("options", [{}, {"fanout_prefix": "/mine/{db}."}, {"fanout_prefix": False}], ids=str)
+def test_kombus_channels_keys_and_database(redis_url: str, options: dict[str, Any]) -> None:
+    """Nothing is left behind but a list that expires; answers that come late would be in it."""
+    options = {"global_keyprefix": "shop:", **options}
+    found: dict[str, Answer] = {}
+
+    def answered() -> bool:
+        found.update(ask(redis_url, **options).workers())
+        return bool(found)
+
+    with answering(redis_url, "w@h", **options):
+        until(answered, "the answer")
+        assert found == {"w@h": Answer(("logs",), 3, 5)}
+        assert ask(redis_url).workers() == {}
+    with redis.Redis.from_url(redis_url) as client:
+        left = {key for key in client.scan_iter() if not key.startswith(b"shop:_kombu.binding.celery.pidbox")}
+        assert {key.endswith(b".reply.celery.pidbox") for key in left} == {True}
+        assert {(client.llen(key), client.ttl(key) > 0) for key in left} == {(1, True)}
+
+
+def test_a_monitor_on_redis_is_small_and_carries_neither_celery_nor_redis_py(redis_url: str, tmp_path: Path) -> None:
+    program = (
+        sys.executable,
+        "-c",
+        "import sys; from loopwatch_monitor.command import main; main(); print(*sys.modules)",
+    )
+    with (
+        answering(redis_url, "w@h"),
+        running_monitor(redis_url, tmp_path, "--queues", "idle", program=program) as monitor,
+    ):
+        asked = {"celery_worker_up": {("w@h",): 1.0}, "celery_queue_length": {("idle",): 0.0, ("logs",): 0.0}}
+        until(lambda: all(monitor.series(name) == told for name, told in asked.items()), "both answers")
+        resident = monitor.value("process_resident_memory_bytes")
+    modules = {name.partition(".")[0] for name in monitor.log.read_text().splitlines()[-1].split()}
+    assert {"loopwatch_monitor", "aiohttp", "hiredis"} <= modules
+    assert not modules & {"celery", "kombu", "amqp", "redis"}
+    assert resident < 60e6
+
+
+def test_answers_that_cannot_be_read_cost_the_others_nothing(redis_url: str) -> None:
+    replies = [b"", b"[", wrapped(b"{"), wrapped(b"[" * 100_000), wrapped(b"\xff"), b'{"body": 1}', b"\x80\x02}q\x00."]
+    with redis.Redis.from_url(redis_url) as client, client.pubsub() as heard:
+        heard.psubscribe("*.celery.pidbox")
+        until(lambda: heard.get_message() is not None, "the subscription")
+
+        def reply() -> None:
+            message = json.loads(next(heard.listen())["data"])
+            question = json.loads(base64.b64decode(message["body"]))
+            good = wrapped(json.dumps({"w@h": [{"name": "logs"}]}).encode())
+            client.lpush(question["reply_to"]["routing_key"], *replies, good)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        found = ask(redis_url).workers()
+        thread.join()
+    assert found == {"w@h": Answer(("logs",))}
+
+
 def test_consumers_on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
     with running_worker(rabbitmq_url, tmp_path, "one@here", "logs"):
-        assert ask_queues(rabbitmq_url, ["logs"], **PLAIN) == {"logs": Depth(0, 1)}
-        until(lambda: "one@here" in ask_workers(rabbitmq_url, **PLAIN), "the worker's answer")
+        assert ask(rabbitmq_url).queues(["logs"]) == {"logs": Depth(0, 1)}
+        until(lambda: "one@here" in ask(rabbitmq_url).workers(), "the worker's answer")
 
 
 def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> None:
@@ -141,7 +263,7 @@ def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> 
 
 
 def asked(url: str) -> None:
-    ask_queues(url, ["q"], **PLAIN)
+    ask(url).queues(["q"])
 
 
 def twice(failures: list[int]) -> bool:
@@ -149,7 +271,8 @@ def twice(failures: list[int]) -> bool:
 
 
 def test_a_broker_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopwatch_monitor.polls.thread.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("loopwatch_monitor.polls.kombu.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("loopwatch_monitor.intake.redis_link.CONNECT_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

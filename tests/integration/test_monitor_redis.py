@@ -16,14 +16,24 @@ from benchmarks.intake import burst
 from benchmarks.stream import envelopes
 from loopwatch_monitor.command import make_intake
 from loopwatch_monitor.hub import Hub
+from loopwatch_monitor.intake.redis import FLOOD_BYTES, RedisIntake
+from loopwatch_monitor.intake.redis_address import parse_address
+from loopwatch_monitor.intake.redis_link import connect
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+from loopwatch_monitor.polls.questions import make_questions
 from loopwatch_monitor.settings import Settings
+from loopwatch_monitor.state.queues import Depth
 from tests.integration.certificates import self_signed
 from tests.integration.monitor_hub import consuming, emit
 from tests.integration.monitor_process import running_monitor, until
 from tests.integration.redis_broker import Broker, redis_program, running_broker
 
 RECEIVED = "celery_task_received_total{"
+
+
+def depth(broker: str, **options: Any) -> Depth:
+    """How long the queue logs is, as the monitor asks."""
+    return make_questions(broker, options=options, ssl_options={}).queues(["logs"])["logs"]
 
 
 def comes_through(broker: str, sender: str | None = None, conf: dict[str, Any] | None = None, **settings: Any) -> None:
@@ -74,6 +84,10 @@ def test_a_unix_socket(redis_server: Server, tmp_path: Path) -> None:
     with running_broker(redis_server, tmp_path, unixsocket=str(tmp_path / "redis.sock")):
         comes_through(f"redis+socket://{tmp_path}/redis.sock")
         comes_through(f"redis+socket://{tmp_path}/redis.sock?virtual_host=3")
+        with Redis(unix_socket_path=f"{tmp_path}/redis.sock", db=3) as client:
+            client.lpush("logs", "m")
+        assert depth(f"redis+socket://{tmp_path}/redis.sock?virtual_host=3") == Depth(1)
+        assert depth(f"redis+socket://{tmp_path}/redis.sock") == Depth(0)
         with pytest.raises(BrokerUnreachableError, match="No such file"):
             probe(f"redis+socket://{tmp_path}/other.sock")
 
@@ -114,8 +128,10 @@ def test_tls(tls_port: int, certificate: Path) -> None:
         with Redis.from_url(url) as client:
             for channel, envelope in envelopes(2_000):
                 client.publish(channel, envelope)
+            client.lpush("logs", "m")
         monitor.waits_for("loopwatch_monitor_events_total{", 8_003)
         assert not monitor.status.lost
+    assert depth(url) == Depth(1)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +147,52 @@ def test_tls_that_is_refused(tls_port: int, query: str, error: str) -> None:
 
 def test_several_servers(redis_url: str) -> None:
     """The first does not answer."""
-    comes_through(f"redis://127.0.0.1:{free_port()};{redis_url}", sender=redis_url)
+    several = f"redis://127.0.0.1:{free_port()};{redis_url}"
+    comes_through(several, sender=redis_url)
+    assert depth(several) == Depth(0)
 
 
 def test_a_burst_is_drained_whole(redis_server: Server, tmp_path: Path) -> None:
     """At Redis' own buffer limits, by what `make bench` measures a larger one with."""
     consumed, _ = burst(tmp_path, tasks=10_000)
     assert consumed.events == 40_000
+
+
+def test_a_flood_is_told_while_it_lasts(redis_url: str) -> None:
+    """Pages are made after it."""
+    status = BrokerStatus()
+    hub = Hub(Settings(broker_url=redis_url), status=status, version="1")
+    intake = RedisIntake(redis_url, sink=hub.receive, status=status)
+    link = connect(parse_address(redis_url))
+    channel = f"/{redis_url.rpartition('/')[2]}.celeryev/task.multi"
+    with Redis.from_url(redis_url) as client:
+
+        def flooded() -> bool:
+            assert client.publish(channel, b"x" * 8 * FLOOD_BYTES) == 1
+            intake._read(link, 1.0)
+            return status.flooded
+
+        def calm() -> bool:
+            intake._read(link, 0.1)
+            return not status.flooded
+
+        until(flooded, "the flood")
+        until(calm, "its end")
+    link.close()
+    # Nor is a page kept waiting by what a connection that is lost has left.
+    status.flooded = True
+    intake._stopping.set()
+    intake._consume()
+    assert not status.flooded
+
+
+def test_how_many_subscribers_redis_cut_off_is_asked_where_it_tells(redis_url: str) -> None:
+    """Redis 7.4, Valkey 8 and later do."""
+    with Redis.from_url(redis_url) as client:
+        told = client.info("stats").get("client_output_buffer_limit_disconnections")
+    link = connect(parse_address(redis_url))
+    link.close()
+    assert link.cut_offs == told
 
 
 class Sentinels:
@@ -200,6 +255,8 @@ def test_a_failover_by_sentinels(sentinels: Sentinels, tmp_path: Path) -> None:
     options = ("--broker-transport-option", "master_name=main")
     with running_monitor(sentinels.url, tmp_path, *options) as monitor:
         emit(sentinels.url, 3, broker_transport_options={"master_name": "main"})
+        sentinels.master.do("LPUSH", "logs", "m")
+        assert depth(sentinels.url, master_name="main") == Depth(1)
         until(lambda: monitor.value("celery_task_received_total") == 3, "3 events")
         sentinels.master.kill()
         until(lambda: monitor.value("loopwatch_monitor_reconnects_total") == 1, "the loss")
@@ -207,6 +264,8 @@ def test_a_failover_by_sentinels(sentinels: Sentinels, tmp_path: Path) -> None:
         until(lambda: monitor.value("loopwatch_monitor_broker_up") == 1, "the new master")
         assert sentinels.asked("GET-MASTER-ADDR-BY-NAME", "main")[1] == str(sentinels.replica.port)
         emit(sentinels.replica.url, 2)
+        until(lambda: sentinels.replica.do("LPUSH", "logs", "m", "m") == 3, "the replica to take the queue over")
+        assert depth(sentinels.url, master_name="main") == Depth(3)
         until(lambda: monitor.value("celery_task_received_total") == 5, "5 events")
 
 

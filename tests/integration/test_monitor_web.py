@@ -19,11 +19,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from loopwatch_monitor import listen, server
+from loopwatch_monitor import listen, scrape, server
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
-from loopwatch_monitor.scrape import MAX_PAGES, Scraper, Variant
+from loopwatch_monitor.scrape import MAX_PAGES, MAX_PARTS, Scraper, TooManyPagesError, Variant
 from tests.integration.certificates import self_signed
 from tests.integration.web_client import DEADLINE, Client, Response, parse, serving, until
 
@@ -117,6 +117,44 @@ async def test_scrapers_that_come_together_share_one_page() -> None:
         assert [found.body for found in await asyncio.gather(*both)] == [b"x 1\n"] * 2
         assert (await client.get("/metrics")).body == b"x 1\n"
     assert len(made) == 2
+
+
+async def test_parts_of_the_page_do_not_queue_up_without_end() -> None:
+    """Whoever asks for the whole page, or for a part that is being made, gets it; another part has to wait."""
+    made, go_on = [], threading.Event()
+
+    def pieces(form: Format, names: frozenset[str]) -> Iterator[bytes]:
+        made.append(names)
+        assert go_on.wait(DEADLINE)
+        yield f"{len(names)}".encode()
+
+    scraper = Scraper(pieces, listen.reset)
+    parts = [Variant(names=frozenset({str(number)})) for number in range(MAX_PARTS)]
+    asked = [asyncio.create_task(scraper.page(part)) for part in (*parts, parts[0], Variant())]
+    await until(lambda: bool(made), "the first")
+    other = Variant(names=frozenset({"other"}))
+    with pytest.raises(TooManyPagesError):
+        await scraper.page(other)
+    go_on.set()
+    assert await asyncio.gather(*asked) == [[b"1"]] * (MAX_PARTS + 1) + [[b"0"]]
+    assert len(made) == MAX_PARTS + 1
+    assert await scraper.page(other) == [b"1"]
+
+
+async def test_who_has_to_wait_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrape, "MAX_PARTS", 0)
+    async with serving() as client:
+        found = await client.get("/metrics?name[]=up")
+        assert (found.status, found.headers["retry-after"]) == (503, "1")
+        assert (await client.get("/metrics")).status == 200
+
+
+async def test_so_many_names_that_nobody_needs_them() -> None:
+    async with serving() as client:
+        names = [f"name[]=n{number}" for number in range(101)]
+        found = await client.get(f"/metrics?{'&'.join(names)}")
+        assert (found.status, found.body) == (400, b"at most 100 name[]; none gives them all\n")
+        assert (await client.get(f"/metrics?{'&'.join([*names[:100], *names[:50]])}")).status == 200
 
 
 async def test_a_scraper_that_gives_up_does_not_cost_the_other_his_page() -> None:

@@ -37,6 +37,11 @@ PURE_MODULES = {
     "loopwatch.telemetry.catalogue",
 }
 CELERY = {"celery", "kombu", "billiard", "vine", "amqp"}
+NOT_ON_REDIS = {
+    "loopwatch_monitor.intake.kombu",
+    "loopwatch_monitor.polls.kombu",
+    "loopwatch_monitor.settings",  # asks kombu which transports there are, of any other URL
+}
 CLOCKS_AND_IO = {
     *("asyncio", "datetime", "io", "os", "pathlib", "select", "selectors", "signal", "socket", "subprocess"),
     *("sched", "tempfile", "threading", "time", "urllib", "http", "redis", "kombu", "aiohttp", "logging", "structlog"),
@@ -123,6 +128,15 @@ def state_is_not_pure(found: Import) -> bool:
     return _inside(found.importer, ["loopwatch_monitor.state"]) and found.top in CLOCKS_AND_IO
 
 
+def monitor_on_redis_carries_celery(found: Import) -> bool:
+    """What a monitor on Redis imports: Celery, kombu and redis-py would be a third of its memory."""
+    return (
+        _inside(found.importer, ["loopwatch_monitor"])
+        and not _inside(found.importer, NOT_ON_REDIS)
+        and found.top in {*CELERY, "redis"}
+    )
+
+
 RULES: dict[Callable[[Import], bool], Import] = {
     library_reaches_out: Import("loopwatch.cli", "loopwatch_monitor.command"),
     monitor_knows_too_much: Import("loopwatch_monitor.render", "loopwatch.telemetry.stats.STATS"),
@@ -130,6 +144,7 @@ RULES: dict[Callable[[Import], bool], Import] = {
     pure_module_imports_more: Import("loopwatch.per_loop", "sqlalchemy.pool"),
     celery_outside_its_room: Import("loopwatch.runner", "celery.exceptions.SoftTimeLimitExceeded"),
     state_is_not_pure: Import("loopwatch_monitor.state.tasks", "time.monotonic"),
+    monitor_on_redis_carries_celery: Import("loopwatch_monitor.polls.redis", "kombu.pidbox.Mailbox"),
 }
 """Each rule, and an import that breaks it."""
 
@@ -159,6 +174,7 @@ def test_the_rule_can_be_broken(broken_by: Callable[[Import], bool], example: Im
         Import("app.db.session", "loopwatch"),
         Import("app.db.session", "loopwatch.create_async_engine"),
         Import("loopwatch.celery.task", "celery.Task"),
+        Import("loopwatch_monitor.polls.kombu", "kombu.Connection"),
         Import("loopwatch.per_loop", "loopwatch.telemetry.stats.STATS"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where a Redis broker is and what to subscribe to there: kombu's URL and transport options, read as kombu reads them.
+"""Where a Redis broker is and which channels it has: kombu's URL and transport options, read as kombu reads them.
 
 ``redis://user:password@host:6379/0``, ``rediss://`` (TLS; ``ssl_*`` options in the query), ``redis+socket:///path``
 (with ``?virtual_host=0``), and ``sentinel://`` (with the transport option ``master_name``). Several URLs are joined by
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kombu.utils.url import url_to_parts
+from loopwatch_monitor.intake.urls import Parts, split
 
 __all__ = ["Address", "Endpoint", "is_redis", "parse_address"]
 
@@ -26,7 +26,8 @@ _MAGIC = re.compile(r"([*?\[\]\\^])")
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """One server. ``path`` (a unix socket) stands in for host and port; ``tls`` is None where there is none;
-    ``pattern`` is what to subscribe to there (PSUBSCRIBE)."""
+    ``pattern`` is what to subscribe to there (PSUBSCRIBE); ``database`` and ``fanout`` are where keys are, and what the
+    channels begin with that a broadcast is published to."""
 
     host: str = ""
     port: int = 0
@@ -35,6 +36,8 @@ class Endpoint:
     password: str = field(default="", repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     pattern: str = ""
+    database: int = 0
+    fanout: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +86,14 @@ def parse_address(
     options, ssl_options = options or {}, ssl_options or {}
     parts = url.split(";")
     if _transport(parts[0]) != "sentinel":
-        servers = (_endpoint(part, ssl_options, _pattern(_database(part), exchange, options)) for part in parts)
-        return Address(endpoints=tuple(servers))
+        return Address(endpoints=tuple(_endpoint(part, exchange, options, ssl_options) for part in parts))
     master_name = options.get("master_name")
     if not master_name:
         raise ValueError("sentinel:// needs the name of the server: --broker-transport-option master_name=NAME")
     return Address(
         endpoints=tuple(_sentinel(part, options.get("sentinel_kwargs")) for part in parts),
         master_name=str(master_name),
-        master=_endpoint(parts[0], ssl_options, _pattern(_database(parts[0]), exchange, options)),
+        master=_endpoint(parts[0], exchange, options, ssl_options),
     )
 
 
@@ -99,14 +101,23 @@ def _transport(url: str) -> str:
     return url.partition("://")[0].partition("+")[0]
 
 
-def _endpoint(url: str, ssl_options: Mapping[str, Any], pattern: str) -> Endpoint:
-    found = url_to_parts(url)
-    common: dict[str, Any] = {"username": found.username or "", "password": found.password or "", "pattern": pattern}
+def _endpoint(url: str, exchange: str, options: Mapping[str, Any], ssl_options: Mapping[str, Any]) -> Endpoint:
+    found = split(url)
+    database = _database(found)
+    fanout = _fanout(database, options)
+    common: dict[str, Any] = {
+        "username": found.username,
+        "password": found.password,
+        # The last one is published to by all, also during a rolling upgrade.
+        "pattern": _MAGIC.sub(r"\\\1", fanout[-1] + exchange) + ("/*" if options.get("fanout_patterns", True) else ""),
+        "database": database,
+        "fanout": fanout,
+    }
     if found.scheme.endswith("+socket"):
-        return Endpoint(path=f"/{found.path or ''}", **common)
+        return Endpoint(path=f"/{found.path}", **common)
     given = {name: value for name, value in found.query.items() if name.startswith("ssl_")} | dict(ssl_options)
     return Endpoint(
-        host=found.hostname or "127.0.0.1",
+        host=found.host or "127.0.0.1",
         port=found.port or _PORTS[_transport(url)],
         tls=_tls(given) if given or found.scheme == "rediss" else None,
         **common,
@@ -115,12 +126,12 @@ def _endpoint(url: str, ssl_options: Mapping[str, Any], pattern: str) -> Endpoin
 
 def _sentinel(url: str, kwargs: Any) -> Endpoint:
     """A sentinel. Its credentials and TLS are ``sentinel_kwargs``', never those of the server: kombu's rule."""
-    found = url_to_parts(url)
+    found = split(url)
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise ValueError("""the transport option sentinel_kwargs must be a JSON object such as {"password": "..."}""")
     own: Mapping[str, Any] = kwargs or {}
     return Endpoint(
-        host=found.hostname or "127.0.0.1",
+        host=found.host or "127.0.0.1",
         port=found.port or _PORTS["sentinel"],
         username=str(own.get("username") or ""),
         password=str(own.get("password") or ""),
@@ -163,8 +174,7 @@ def _cert_reqs(value: Any) -> ssl.VerifyMode:
         raise ValueError(f"ssl_cert_reqs must be required, optional or none, not {value!r}") from None
 
 
-def _database(url: str) -> int:
-    found = url_to_parts(url)
+def _database(found: Parts) -> int:
     socket = found.scheme.endswith("+socket")
     number = found.query.get("virtual_host", "0") if socket else (found.path or "0")
     try:
@@ -173,14 +183,13 @@ def _database(url: str) -> int:
         raise ValueError(f"Redis' database must be a number, not {number!r}") from None
 
 
-def _pattern(database: int, exchange: str, options: Mapping[str, Any]) -> str:
-    """The channels that kombu publishes events to.
+def _fanout(database: int, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the channels begin with that kombu publishes broadcasts and events to.
 
-    During a rolling upgrade from kombu before 5.4 all publish by sentinel to what those old ones take for the prefix.
+    During a rolling upgrade from kombu before 5.4 all publish by sentinel to what those old ones take for the prefix,
+    too.
     """
     prefix = options.get("fanout_prefix", True)
     template = prefix if isinstance(prefix, str) else "/{db}." if prefix else ""
-    if not options.get("sentinel_fanout_compat"):
-        template = template.format(db=database)
-    exact = f"{options.get('global_keyprefix') or ''}{template}{exchange}"
-    return _MAGIC.sub(r"\\\1", exact) + ("/*" if options.get("fanout_patterns", True) else "")
+    templates = (template.format(db=database), *((template,) if options.get("sentinel_fanout_compat") else ()))
+    return tuple(f"{options.get('global_keyprefix') or ''}{template}" for template in dict.fromkeys(templates))

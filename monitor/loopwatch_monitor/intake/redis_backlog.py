@@ -33,12 +33,13 @@ _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 class _Part:
     """A stretch of bytes, in memory that goes back to the system as soon as nobody needs it. ``reader``: that of the
-    connection that begins with it."""
+    connection that begins with it. ``cut_off``: whether the one before ended too early."""
 
-    __slots__ = ("end", "memory", "reader", "start", "view")
+    __slots__ = ("cut_off", "end", "memory", "reader", "start", "view")
 
-    def __init__(self, reader: hiredis.Reader | None = None) -> None:
+    def __init__(self, reader: hiredis.Reader | None = None, cut_off: bool = False) -> None:
         self.reader = reader
+        self.cut_off = cut_off
         self.memory = mmap(-1, PART_BYTES)
         self.view = memoryview(self.memory)
         self.start = self.end = 0
@@ -65,9 +66,10 @@ class Backlog:
     def __bool__(self) -> bool:
         return self.size > 0 or len(self._parts) > 1
 
-    def begin(self, reader: hiredis.Reader) -> None:
-        """What is read from now on comes from a new connection, whose first bytes the reader has already."""
-        self._parts.append(_Part(reader))
+    def begin(self, reader: hiredis.Reader, *, cut_off: bool = False) -> None:
+        """What is read from now on comes from a new connection, whose first bytes the reader has already. ``cut_off``:
+        the server closed the one before though it had more to send."""
+        self._parts.append(_Part(reader, cut_off))
 
     def room(self) -> memoryview:
         """Where to read to; then say how much by `filled`."""
@@ -118,7 +120,7 @@ class Backlog:
     def _feed(self, batch: Batch) -> None:
         part = self._parts[0]
         if part.reader is not None:
-            self._follow(part.reader, batch)
+            self._follow(part.reader, batch, part.cut_off)
             part.reader = None
         size = min(PIECE_BYTES, part.end - part.start)
         self._reader.feed(part.memory, part.start, size)
@@ -133,9 +135,9 @@ class Backlog:
         else:
             self._parts[0] = _Part()
 
-    def _follow(self, reader: hiredis.Reader, batch: Batch) -> None:
+    def _follow(self, reader: hiredis.Reader, batch: Batch, cut_off: bool = False) -> None:
         """Reads on in the next connection. The one before was lost in the middle of a message if some of it is left."""
-        batch.lost["disconnected"] += self._reader.has_data()
+        batch.lost["disconnected"] += cut_off or self._reader.has_data()
         self._reader = reader
 
     def _abandon(self, batch: Batch) -> None:

@@ -22,12 +22,15 @@ class BrokerStatus:
         lost: connections that were lost since the start.
         buffered: bytes that were read from the broker and are not decoded yet.
         buffer_limit: the most that may wait so, in bytes; 0 = the intake has no buffer of its own.
+        flooded: whether events come faster than they can be decoded, by far: others should leave the interpreter to the
+            intake, for a broker loses what is not read.
     """
 
     up: bool = False
     lost: int = 0
     buffered: int = 0
     buffer_limit: int = 0
+    flooded: bool = False
     _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     _was_down: float = field(default=0.0, init=False)
     _down_since: float = field(default=0.0, init=False)

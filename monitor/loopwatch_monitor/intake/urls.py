@@ -1,12 +1,47 @@
-"""The broker's URL without its password, and the passwords that no text may show."""
+"""A broker's URL, read as kombu reads it; without its password; and the passwords that no text may show.
+
+Of our own, as kombu is not imported where the broker is Redis: it is a fifth of our memory.
+"""
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from kombu.utils.url import sanitize_url, url_to_parts
+__all__ = ["Parts", "masked", "passwords", "split"]
 
-__all__ = ["masked", "passwords"]
+
+class Parts(NamedTuple):
+    """What a URL says; "" and 0 where it says nothing. ``path`` is without its first slash."""
+
+    scheme: str
+    host: str
+    port: int
+    username: str
+    password: str
+    path: str
+    query: Mapping[str, str]
+
+
+def split(url: str) -> Parts:
+    """The parts of one URL; raises `ValueError` where its host or port makes no sense.
+
+    >>> split("redis://:p%40ss@host:6379/0?ssl_cert_reqs=none")[:6]
+    ('redis', 'host', 6379, '', 'p@ss', '0')
+    """
+    scheme, _, rest = url.partition("://")
+    # As of HTTP, whatever the scheme: some have rules of their own.
+    found = urlsplit(f"http://{rest}")
+    return Parts(
+        scheme.lower(),
+        unquote(found.hostname or ""),
+        found.port or 0,
+        unquote(found.username or ""),
+        unquote(found.password or ""),
+        unquote(found.path.removeprefix("/")),
+        dict(parse_qsl(found.query)),
+    )
 
 
 def masked(url: str) -> str:
@@ -15,7 +50,13 @@ def masked(url: str) -> str:
     >>> masked("redis://user:secret@host:6379/0;redis://:secret@other")
     'redis://user:**@host:6379/0;redis://:**@other/'
     """
-    return ";".join(sanitize_url(part) for part in url.split(";"))
+    return ";".join(_masked(split(part)) for part in url.split(";"))
+
+
+def _masked(parts: Parts) -> str:
+    user = quote(parts.username, safe="") + (":**" if parts.password else "")
+    at, port = "@" if user else "", f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{user}{at}{quote(parts.host, safe='')}{port}/{parts.path}"
 
 
 def passwords(url: str) -> list[str]:
@@ -24,5 +65,5 @@ def passwords(url: str) -> list[str]:
     >>> passwords("redis://:p%40ss@host;redis://host")
     ['p@ss', 'p%40ss']
     """
-    found = [url_to_parts(part).password for part in url.split(";")]
+    found = [split(part).password for part in url.split(";")]
     return [text for password in found if password for text in dict.fromkeys((password, quote(password, safe="")))]

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from loopwatch_monitor.hub import Hub
-from loopwatch_monitor.polls.queues import QUEUE_SECONDS, ask_queues
+from loopwatch_monitor.polls.questions import make_questions
 from loopwatch_monitor.polls.thread import Poll
-from loopwatch_monitor.polls.workers import WORKER_SECONDS, ask_workers
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.polls import QUEUES, WORKERS
 
 __all__ = ["make_polls"]
 
+QUEUE_SECONDS = 10.0
+WORKER_SECONDS = 60.0
+
 
 def make_polls(settings: Settings, hub: Hub) -> list[Poll]:
-    """The polls of a broker, not started."""
+    """The polls of a broker, not started. The workers are asked each time, whatever they tell by themselves: some may
+    send nothing at all, and are known by their answers alone."""
     url = settings.broker_url
-    how: dict[str, Any] = {"options": settings.broker_transport_options, "ssl_options": settings.broker_ssl_options}
+    ask = make_questions(url, options=settings.broker_transport_options, ssl_options=settings.broker_ssl_options)
     met: set[str] = set()
 
     def queues() -> None:
-        hub.measured(ask_queues(url, hub.queues(), **how))
+        hub.measured(ask.queues(hub.queues()))
 
     def workers() -> None:
         met.update(hub.strangers())
-        hub.answered(ask_workers(url, **how))
+        hub.answered(ask.workers())
         met.intersection_update(hub.strangers())
 
     return [

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import structlog
-from kombu import Connection
 
-from loopwatch_monitor.intake.tls_options import kombu_ssl
 from loopwatch_monitor.intake.urls import masked, passwords
 
-__all__ = ["Poll", "open_connection"]
+__all__ = ["Poll"]
 
 logger = structlog.get_logger("loopwatch_monitor")
 
-ANSWER_SECONDS = 5
-"""How long the broker may take for one answer."""
 STEP_SECONDS = 5.0
 
 
@@ -89,25 +84,3 @@ class Poll:
         for secret in passwords(self._url):
             text = text.replace(secret, "**")
         return text
-
-
-def open_connection(url: str, *, options: Mapping[str, Any], ssl_options: Mapping[str, Any]) -> Connection:
-    """A connection to the broker on which no answer is waited for without end. Raises what went wrong."""
-    redis_like = url.startswith(("redis", "sentinel"))
-    patience: dict[str, Any] = {}
-    if redis_like:
-        patience = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
-    elif url.startswith(("amqp", "pyamqp")):
-        patience = {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
-    connection = Connection(
-        url,
-        connect_timeout=ANSWER_SECONDS,
-        transport_options=patience | dict(options),
-        ssl=kombu_ssl(url, ssl_options),
-    )
-    try:
-        connection.ensure_connection(max_retries=1, interval_start=0, timeout=ANSWER_SECONDS)
-    except BaseException:
-        connection.release()
-        raise
-    return connection

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from grafana_foundation_sdk.builders import dashboard as sdk
 
-from dashboards import runbook
+from dashboards import rules
 from dashboards.__main__ import DASHBOARDS, DIRECTORY, main, render
+from dashboards.alerts.alert import Alert
 from dashboards.building import new_dashboard, numbered
+from dashboards.links import RUNBOOK
+from dashboards.pace import Pace
 from tests.unit.dashboards.linter import Json, panels
 
 COMMITTED: dict[str, Json] = {path.name: json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))}
@@ -166,13 +169,13 @@ def test_links_lead_to_dashboards_that_exist(dashboard: Json) -> None:
     text = json.dumps(dashboard)
     urls = re.findall(r'"url": "([^"]*)"', text)
     assert {re.sub(r"^/d/([\w-]+)\?.*", r"\1", url) for url in urls} <= UIDS
-    assert all("viewPanel" in url or url.endswith("?${__url_time_range}&${__all_variables}") for url in urls)
+    assert all(url.endswith("${__url_time_range}&${__all_variables}") for url in urls)
 
 
 def test_each_number_of_the_overview_leads_to_its_dashboard() -> None:
     for panel in panels(COMMITTED["overview.json"]):
         if panel["type"] in ("stat", "gauge", "bargauge"):
-            assert panel["links"] == panel["fieldConfig"]["defaults"]["links"]
+            assert panel["links"][:1] == panel["fieldConfig"]["defaults"]["links"]
             assert panel["links"][0]["url"].startswith("/d/loopwatch-")
 
 
@@ -184,11 +187,21 @@ def test_an_alert_leads_to_its_place_in_the_runbook() -> None:
     numbers = {alert: int(result["text"]) for alert, result in mapping["options"].items()}
     pages = {one["title"]: one["id"] for one in COMMITTED["runbook.json"]["panels"] if one["type"] == "text"}
     assert numbers == pages
-    assert properties["links"][0]["url"].endswith("/d/loopwatch-runbook?viewPanel=${__value.text}")
+    assert properties["links"][0]["url"].startswith("/d/loopwatch-runbook?viewPanel=${__value.text}&")
+
+
+@pytest.mark.parametrize("alert", rules.alerts(Pace(1)), ids=lambda alert: alert.name)
+def test_an_alerts_panel_leads_to_the_alerts_place_in_the_runbook(alert: Alert) -> None:
+    uid, title = alert.panel
+    (board,) = [one for one in COMMITTED.values() if one["uid"] == uid]
+    (panel,) = [one for one in panels(board) if one["title"] == title]
+    (link,) = [one for one in panel["links"] if one["title"] == f"What to do when Loopwatch{alert.name} fires"]
+    (page,) = [one for one in COMMITTED["runbook.json"]["panels"] if one["title"] == f"Loopwatch{alert.name}"]
+    assert f"/d/loopwatch-runbook?viewPanel={page['id']}&" in link["url"]
 
 
 def test_the_runbook_dashboard_is_the_runbook() -> None:
-    text = runbook.TEXT.read_text()
+    text = RUNBOOK.read_text()
     headings = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
     pages = [one for one in COMMITTED["runbook.json"]["panels"] if one["type"] == "text"]
     assert [(page["title"], page["id"]) for page in pages] == [(name, place) for place, name in enumerate(headings, 1)]

@@ -35,6 +35,7 @@ def _first(dashboard: Json) -> Json:
 
 
 def _variable(dashboard: Json, name: str) -> Json:
+    found: Json
     (found,) = [one for one in dashboard["templating"]["list"] if one["name"] == name]
     return found
 

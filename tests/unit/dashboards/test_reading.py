@@ -129,8 +129,15 @@ def test_panels_are_read_with_their_rows() -> None:
 
 
 def test_annotations_are_read() -> None:
-    mark = {"name": "Worker starts", "expr": "x", "titleFormat": "{{hostname}}", "useValueForTime": True}
+    mark = {
+        "name": "Worker starts",
+        "expr": "x",
+        "titleFormat": "{{hostname}}",
+        "iconColor": "blue",
+        "useValueForTime": True,
+    }
     builtin = {"builtIn": 1, "name": "Annotations & Alerts"}
     [read] = annotations_of({**_board(), "annotations": {"list": [builtin, mark]}})
-    assert (read.name, read.expression, read.title, read.by_value) == ("Worker starts", "x", "{{hostname}}", True)
+    assert (read.name, read.expression, read.title, read.colour) == ("Worker starts", "x", "{{hostname}}", "blue")
+    assert read.by_value
     assert annotations_of(_board()) == []

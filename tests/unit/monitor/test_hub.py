@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 
-from loopwatch_monitor.hub import Hub
+import pytest
+
+from loopwatch_monitor.hub import _PAUSES, Hub
 from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.settings import Settings
@@ -34,3 +37,24 @@ def test_an_intake_need_not_wait_while_a_page_is_made() -> None:
     page.join()
     assert hub.receive(batch, wait=0.001)
     assert b'loopwatch_monitor_events_malformed_total{reason="json"} 3\n' in hub.page()
+
+
+@pytest.mark.parametrize("pauses", [3, _PAUSES])
+def test_a_page_gives_way_to_a_flood_of_events_but_not_for_ever(monkeypatch: pytest.MonkeyPatch, pauses: int) -> None:
+    """While it waits it has not begun: the clock is read, with the state locked, for every family."""
+    status, waits = BrokerStatus(up=True, flooded=True), 0
+
+    def clock() -> Now:
+        assert waits in (0, pauses)
+        return Now(0.0, 1e9)
+
+    def sleep(seconds: float) -> None:
+        nonlocal waits
+        assert not hub._lock._held.locked()
+        waits += 1
+        status.flooded = waits < 3 or pauses > 3
+
+    hub = Hub(Settings(broker_url="memory://"), status=status, version="1", clock=clock)
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert b"loopwatch_monitor_broker_up 1\n" in hub.page()
+    assert waits == pauses

@@ -9,29 +9,32 @@ from typing import Any
 
 import pytest
 from kombu import Connection
+from kombu.utils.url import sanitize_url, url_to_parts
 
 from loopwatch_monitor.intake.redis_address import Endpoint, is_redis, parse_address
-from loopwatch_monitor.intake.urls import masked, passwords
+from loopwatch_monitor.intake.urls import masked, passwords, split
 
 
 @pytest.mark.parametrize(
-    ("url", "endpoint", "pattern"),
+    ("url", "endpoint", "database"),
     [
-        ("redis://", Endpoint(host="127.0.0.1", port=6379), "/0.celeryev/*"),
-        ("redis://h", Endpoint(host="h", port=6379), "/0.celeryev/*"),
-        ("redis://h:1/3", Endpoint(host="h", port=1), "/3.celeryev/*"),
-        ("redis://h:1//", Endpoint(host="h", port=1), "/0.celeryev/*"),
-        ("redis://:p%40%2F@h/1", Endpoint(host="h", port=6379, password="p@/"), "/1.celeryev/*"),
-        ("redis://u%3A:p@h", Endpoint(host="h", port=6379, username="u:", password="p"), "/0.celeryev/*"),
-        ("redis://[::1]:7/2", Endpoint(host="::1", port=7), "/2.celeryev/*"),
-        ("redis+socket:///run/r.sock", Endpoint(path="/run/r.sock"), "/0.celeryev/*"),
-        ("redis+socket:///run/r.sock?virtual_host=4", Endpoint(path="/run/r.sock"), "/4.celeryev/*"),
-        ("redis+socket://:p@/run/r.sock", Endpoint(path="/run/r.sock", password="p"), "/0.celeryev/*"),
+        ("redis://", Endpoint(host="127.0.0.1", port=6379), 0),
+        ("redis://h", Endpoint(host="h", port=6379), 0),
+        ("redis://h:1/3", Endpoint(host="h", port=1), 3),
+        ("redis://h:1//", Endpoint(host="h", port=1), 0),
+        ("redis://:p%40%2F@h/1", Endpoint(host="h", port=6379, password="p@/"), 1),
+        ("redis://u%3A:p@h", Endpoint(host="h", port=6379, username="u:", password="p"), 0),
+        ("redis://[::1]:7/2", Endpoint(host="::1", port=7), 2),
+        ("redis+socket:///run/r.sock", Endpoint(path="/run/r.sock"), 0),
+        ("redis+socket:///run/r.sock?virtual_host=4", Endpoint(path="/run/r.sock"), 4),
+        ("redis+socket://:p@/run/r.sock", Endpoint(path="/run/r.sock", password="p"), 0),
     ],
 )
-def test_urls(url: str, endpoint: Endpoint, pattern: str) -> None:
+def test_urls(url: str, endpoint: Endpoint, database: int) -> None:
     address = parse_address(url)
-    assert (address.endpoints, address.master_name) == ((replace(endpoint, pattern=pattern),), "")
+    channels = {"pattern": f"/{database}.celeryev/*", "fanout": (f"/{database}.",)}
+    assert address.endpoints == (replace(endpoint, database=database, **channels),)
+    assert address.master_name == ""
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,9 @@ def test_sentinels() -> None:
 
 def test_a_rolling_upgrade_by_sentinel() -> None:
     options = {"master_name": "main", "sentinel_fanout_compat": True}
-    assert parse_address("sentinel://a/2", options=options).master.pattern == "/{db}.celeryev/*"
+    master = parse_address("sentinel://a/2", options=options).master
+    # All publish to the old channels, the new ones to both; a broadcast of ours is to reach all.
+    assert (master.pattern, master.fanout) == ("/{db}.celeryev/*", ("/2.", "/{db}."))
 
 
 @pytest.mark.parametrize(
@@ -128,6 +133,25 @@ def test_as_kombu_reads_it(url: str) -> None:
     theirs, (ours,) = Connection(url), parse_address(url).endpoints
     assert (theirs.hostname, theirs.userid or "", theirs.password or "") == (ours.host, ours.username, ours.password)
     assert (theirs.port or 6379) == ours.port
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis://h",
+        "REDISS://U%3A:p%40@Host:1//2?ssl_cert_reqs=none&a=%20b",
+        "redis+socket://:p@/run/a%20b.sock?virtual_host=3",
+        "amqp://user:p:a@[::1]:5672//",
+        "amqp://only@h/a/b",
+        "sqla+postgresql://h/x",
+        "memory://",
+    ],
+)
+def test_every_url_is_read_and_masked_as_by_kombu(url: str) -> None:
+    theirs = url_to_parts(url)
+    assert tuple(split(url)) == tuple(part or type(ours)() for part, ours in zip(theirs, split(url), strict=True))
+    assert masked(url) == sanitize_url(url)
 
 
 def test_no_password_is_shown() -> None:

@@ -159,6 +159,18 @@ def test_a_connection_that_ends_between_messages_lost_nothing() -> None:
     assert not +read.lost
 
 
+@pytest.mark.parametrize("cut", [0, 20], ids=["between two messages", "within one"])
+def test_a_connection_that_ended_too_early_lost_something(cut: int) -> None:
+    read = Read()
+    data = published(event("1")) + published(event("2"))
+    read.add(data[: len(data) - cut])
+    read.backlog.begin(hiredis.Reader(), cut_off=True)
+    read.add(published(event("3")))
+    read.backlog.begin(hiredis.Reader())
+    read.drain()
+    assert read.lost == {"disconnected": 1}
+
+
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n", b"*4\r\n$99999999999999999999\r\n"])
 def test_what_is_no_redis_ends_its_connection_only(garbage: bytes) -> None:
     read = Read()

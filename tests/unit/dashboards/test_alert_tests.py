@@ -1,0 +1,172 @@
+"""The alerts' own tests, run by promtool, and proven: each finds its alert made naive.
+
+All rules in all tests take a minute. An alert depends on nothing but its recording rules, so each is tried with these
+alone, which takes seconds. ``promtool test rules dashboards/prometheus/tests/*.yml`` is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dashboards.pace import Pace
+from dashboards.rules import RULES, alerts
+from dashboards.thresholds import THRESHOLDS
+from tests.unit.dashboards.conftest import Promtool
+
+TESTS = sorted((RULES.parents[1] / "tests").glob("*.yml"))
+KINDS = ("fires", "quiet", "gone")
+ONCE, TWICE = "max without (instance, pod)", "sum without (instance, pod)"
+CONNECTED = re.compile(r"(\w+) and on \(job, instance\) \(loopwatch_monitor_broker_up == 1\)")
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Rules = list[dict[str, Any]]
+
+NOT_DOUBLED = {
+    "LoopwatchLoopConflict": "a time: its test of two monitors finds each of them for itself",
+    "LoopwatchEngineLeak": "a difference from 0",
+    "LoopwatchPoolSaturated": "a share",
+    "LoopwatchPoolWaiters": "a quantile",
+    "LoopwatchPoolTimeouts": "any",
+    "LoopwatchLoopsUnplanned": "any",
+    "LoopwatchTelemetryDropped": "any",
+    "LoopwatchTaskFailures": "a share",
+    "LoopwatchQueueWithoutWorkers": "none",
+    "LoopwatchEventsDisabled": "none",
+    "LoopwatchMonitorDisconnected": "none",
+    "LoopwatchDuplicateNodeName": "any",
+}
+"""Alerts whose condition is the same when two monitors count twice."""
+
+NAIVE = {
+    "LoopwatchLoopConflict": [
+        (" > 0)) < 600", ")) < 600"),
+        (" < 600", " < 6000"),
+        (
+            "(time() - max without (instance, pod) (loopwatch_loop_conflict_last_timestamp_seconds > 0)) < 600",
+            "increase(loopwatch_loop_conflicts_total[10m]) > 0",
+        ),
+        (ONCE, "max without (pod)"),
+        (ONCE, "max by (job)"),
+    ],
+    "LoopwatchLoopConflictsBurning": [("unless (queue", "and (queue"), (" or task:celery_task_failed:rate5m", "")],
+    "LoopwatchLoopBlocked": [(" or (max", " and (max")],
+    "LoopwatchPoolSaturated": [("max without (slot) (avg", "avg without (slot) (avg"), ("avg_over", "max_over")],
+    "LoopwatchNotificationsFailing": [("[2m]", "[5m]")],
+    "LoopwatchTaskFailures": [(" or task:celery_task_failed:rate5m", "")],
+    "LoopwatchQueueBacklog": [(" unless queue:celery_task_started:rate10m", ""), (" or (", " and (")],
+    "LoopwatchWorkerNotConsuming": [("max_over_time", "min_over_time"), ("[10m]", "[3m]")],
+    "LoopwatchSnapshotsStale": [(" and on (job, hostname)", " or on (job, hostname)")],
+    "LoopwatchMonitorDown": [(' or absent(up{job=~"loopwatch.*"})', ""), ("max by (job)", "min by (job)")],
+    "LoopwatchMonitorDisconnected": [(ONCE, "min without (instance, pod)")],
+    "LoopwatchMonitorLosingEvents": [(" + increase(loopwatch_monitor_reconnects_total[10m])", "")],
+    "LoopwatchMonitorBehind": [(" < 60)", " < 6000)")],
+}
+"""What else somebody might write, by alert: a piece of its expression or of its recording rules, and the naive one."""
+
+
+@cache
+def _tests() -> list[dict[str, Any]]:
+    return [test for path in TESTS for test in yaml.load(path.read_text(), LOADER)["tests"]]
+
+
+def _tests_of(alert: str) -> list[dict[str, Any]]:
+    return [test for test in _tests() if test["name"].split()[0] == alert]
+
+
+@cache
+def _expressions(limit: str = "") -> dict[str, str]:
+    """The alerts' expressions, where this limit is 0."""
+    thresholds = replace(THRESHOLDS, **{limit: 0.0}) if limit else THRESHOLDS
+    return {f"Loopwatch{alert.name}": alert.when.text for alert in alerts(Pace(), thresholds)}
+
+
+ALERTS = sorted(_expressions())
+
+
+@cache
+def _rules() -> Rules:
+    return [rule for group in yaml.load(RULES.read_text(), LOADER)["groups"] for rule in group["rules"]]
+
+
+def _needed(alert: str) -> Rules:
+    """The alert, and the recording rules that it is made of."""
+    recording = [rule for rule in _rules() if "record" in rule]
+    needed = [rule for rule in _rules() if rule.get("alert") == alert]
+    for rule in needed:
+        needed += [found for found in recording if found["record"] in rule["expr"] and found not in needed]
+    return [rule for rule in _rules() if rule in needed]
+
+
+def _changed(rules: Rules, right: str, naive: str) -> Rules:
+    return [rule | {"expr": rule["expr"].replace(right, naive)} for rule in rules]
+
+
+def _without_for(rules: Rules) -> Rules:
+    return [{key: value for key, value in rule.items() if key != "for"} for rule in rules]
+
+
+def _mutations(alert: str, rules: Rules) -> Iterator[tuple[str, Rules]]:
+    yield "without its for", _without_for(rules)
+    for limit in fields(THRESHOLDS):
+        right, naive = _expressions()[alert], _expressions(limit.name)[alert]
+        yield f"with {limit.name} = 0", _changed(rules, right, naive)
+    if alert not in NOT_DOUBLED:
+        yield "counted twice by two monitors", _changed(rules, ONCE, TWICE)
+    for right, naive in NAIVE.get(alert, []):
+        assert any(right in rule["expr"] for rule in rules), right
+        yield f"with {naive or 'nothing'} for {right}", _changed(rules, right, naive)
+    if any(CONNECTED.search(rule["expr"]) for rule in rules):
+        yield (
+            "believing a monitor that is cut off",
+            [rule | {"expr": CONNECTED.sub(r"\1", rule["expr"])} for rule in rules],
+        )
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_its_tests_hold_and_find_it_made_naive(alert: str, tmp_path: Path, promtool: Promtool) -> None:
+    rules = _needed(alert)
+    tries = [("as it is", rules)] + [(name, mutated) for name, mutated in _mutations(alert, rules) if mutated != rules]
+
+    def outcome(number: int) -> tuple[str, bool, str]:
+        name, tried = tries[number]
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        (directory / "rules.yml").write_text(json.dumps({"groups": [{"name": "tried", "rules": tried}]}))
+        suite = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": _tests_of(alert)}
+        (directory / "tests.yml").write_text(json.dumps(suite))
+        result = promtool("test", "rules", directory / "tests.yml")
+        said = result.stdout + result.stderr
+        assert (result.returncode == 0) == ("FAILED" not in said), said
+        return name, result.returncode == 0, said
+
+    with ThreadPoolExecutor(2) as pool:
+        (_, holds, said), *others = pool.map(outcome, range(len(tries)))
+    assert holds, said
+    assert [name for name, survives, _ in others if survives] == []
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_it_is_seen_to_fire_to_stay_quiet_and_to_go(alert: str) -> None:
+    kinds = [test["name"].split()[1].rstrip(":") for test in _tests_of(alert)]
+    assert set(kinds) == set(KINDS)
+    for test, kind in zip(_tests_of(alert), kinds, strict=True):
+        asked = [question["expr"] for question in test["promql_expr_test"]]
+        assert all(f'alertname="{alert}"' in expression for expression in asked)
+        samples = [bool(question["exp_samples"]) for question in test["promql_expr_test"]]
+        assert samples == {"fires": [True], "quiet": [False], "gone": [True, False]}[kind]
+
+
+def test_no_test_is_left_over() -> None:
+    assert {test["name"].split()[0] for test in _tests()} == set(ALERTS)
+    assert len({test["name"] for test in _tests()}) == len(_tests())
