@@ -106,7 +106,7 @@ def watch(stack: Compose, expected: Iterable[str]) -> Seen:
             stack.start(*SICK)
             alerts = eventually(told, timeout=PATIENCE, what=", ".join(names))
             height = time.time()
-            stack.stop(*SICK)
+        stack.stop(*SICK)
         eventually(over, timeout=PATIENCE, what="the end of all alerts")
     print({k: round(v - began, 1) for k, v in dict(quiet=quiet, height=height, ended=time.time()).items()})
     return Seen(prometheus, began, quiet, height, time.time(), alerts)
