@@ -108,7 +108,6 @@ def watch(stack: Compose, expected: Iterable[str]) -> Seen:
             height = time.time()
         stack.stop(*SICK)
         eventually(over, timeout=PATIENCE, what="the end of all alerts")
-    print({k: round(v - began, 1) for k, v in dict(quiet=quiet, height=height, ended=time.time()).items()})
     return Seen(prometheus, began, quiet, height, time.time(), alerts)
 
 

@@ -1,7 +1,7 @@
-"""What operators look at, proven on the real thing: Prometheus and Alertmanager beside the application at work.
+"""docker-compose.yml works, on this machine without containers; and what operators look at there is right.
 
-docker-compose.yml is started natively, with the rules some times faster (`seen` has what then happens). Afterwards
-Prometheus is asked what the panels, the alerts' links and the runbook ask it.
+One bring-up serves all: the services as they are, then users and troubles with rules that are some times faster (`seen`),
+after which Prometheus is asked what panels, alerts' links and the runbook ask it, and at last the end of the services.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 
 from dashboards import rules
 from dashboards.links import RUNBOOK
 from dashboards.reading import Panel, annotations_of, panels_of
 from dashboards.thresholds import THRESHOLDS
-from tests.acceptance.compose import Change
-from tests.acceptance.operations import operations
+from tests.acceptance.compose import Change, Compose
+from tests.acceptance.empty_panels import BY_CHANCE, NONE, RIGHTLY_EMPTY, UNSET
+from tests.acceptance.operations import ask, operations
+from tests.acceptance.process_groups import descendants, members, memory
 from tests.acceptance.seen import BOARDS, STEP, Seen, followed, watch
+from tests.acceptance.stack import ROOT, eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -31,38 +35,9 @@ CAUSED = (
     "LoopwatchPoolSaturated",
     "LoopwatchNotificationsFailing",
 )
+SICK_NODES = {"content@global.worker", "workflow@global.worker"}
 AT_ONCE = ("LoopwatchLoopConflict",)
 """Those that are never pending."""
-
-NONE = "none, as it should be: the series are there, at 0"
-RIGHTLY_EMPTY = {
-    "loop-conflicts: Loops beyond the plan A": NONE,
-    "monitor: Reconnects A": NONE,
-    "monitor: Lost events, by reason A": NONE,
-    "monitor: Lost events, by reason B": NONE,
-    "monitor: Malformed events, by reason A": NONE,
-    "monitor: Telemetry dropped, by reason A": "none, and without a drop it has no series",
-    "monitor: Duplicate node names A": NONE,
-    "monitor: Workers without task events A": "every worker sends them",
-    "monitor: Workers with old snapshots A": "every worker sends them",
-    "monitor: Evicted entries and dropped series A": NONE,
-    "monitor: Evicted entries and dropped series B": "no family is full, and without a drop it has no series",
-    "pools: Timeouts A": NONE,
-    "pools: Leaks A": "the application sets no leak_threshold",
-    "tasks: Tasks that ended, by outcome C": "the application rejects no task",
-    "tasks: Retries and revocations A": "the application retries no task",
-    "tasks: Retries and revocations B": "nobody revokes a task",
-    "tasks: Workers and slots, by queue C": "Redis does not know its consumers; RabbitMQ does",
-    "tasks: Started without task-sent A": "the application sets task_send_sent_event",
-}
-"""Queries (dashboard, panel, letter) that are empty here, and why."""
-BY_CHANCE = {
-    "loop-conflicts: Stalls A": "a loop may stand still where other tests have the processors",
-    "monitor: Background polls without an answer A": "an answer may come too late there",
-}
-"""Those that may be empty or not."""
-UNSET = {"release"}
-"""Labels that the application leaves empty."""
 
 PANELS = [
     pytest.param(board, panel, id=f"{name}: {panel.title}")
@@ -75,13 +50,55 @@ every_alert = pytest.mark.parametrize("name", CAUSED)
 
 
 @pytest.fixture(scope="module")
-def seen() -> Iterator[Seen]:
+def stack() -> Iterator[Compose]:
     # The windows are shorter, too, and hold fewer; a conflict is an alarm no longer than it needs to burn.
     fewer = replace(THRESHOLDS, conflict_count=1, notification_count=1, conflict_recent_seconds=300)
     faster: dict[str, Change] = {"./dashboards/prometheus/rules": lambda _: rules.render(pace=PACE, thresholds=fewer)}
     # One connection for each of the five processes, one in reserve.
     with operations(environment={"DATABASE_MAX_CONNECTIONS": "6"}, files=faster) as stack:
-        yield watch(stack, CAUSED)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def seen(stack: Compose) -> Seen:
+    return watch(stack, CAUSED)
+
+
+# ------------------------------------------------------------ the services
+
+
+def test_every_service_is_healthy(stack: Compose) -> None:
+    services = {name for name, service in stack.services.items() if not service.profiles}
+    assert {*stack.running} == services - stack.skipped.keys()
+    assert stack.skipped.keys() == {"grafana"}
+
+
+def test_prometheus_knows_its_targets_rules_and_alertmanager(stack: Compose) -> None:
+    eventually(lambda: _targets(stack) == {"up"}, what="all targets are up")
+    loaded = [rule["name"] for group in ask(stack, "rules")["groups"] for rule in group["rules"]]
+    files = [yaml.safe_load(path.read_text()) for path in (ROOT / "dashboards/prometheus/rules").glob("*.yml")]
+    written = [rule for file in files for group in file["groups"] for rule in group["rules"]]
+    assert sorted(loaded) == sorted(rule.get("alert") or rule["record"] for rule in written)
+    [alertmanager] = ask(stack, "alertmanagers")["activeAlertmanagers"]
+    assert alertmanager["url"].startswith(stack.url("alertmanager"))
+
+
+def _targets(stack: Compose) -> set[str]:
+    """In what health they are."""
+    targets = ask(stack, "targets")["activeTargets"]
+    assert {target["labels"]["job"] for target in targets} == {"loopwatch", "prometheus", "alertmanager"}
+    return {target["health"] for target in targets}
+
+
+def test_the_workers_of_both_settings_work_and_report(seen: Seen) -> None:
+    """Health, by users' tasks; and the profile adds workers of other names."""
+    succeeded = seen.prometheus.query("sum by (hostname) (celery_task_succeeded_total) > 0", time=seen.height)
+    healthy = {"logs@worker", "content@worker", "workflow@worker"}
+    assert {series.labels["hostname"] for series in succeeded} >= healthy
+    reporting = {
+        series.labels["hostname"] for series in seen.prometheus.query("loopwatch_worker_info", time=seen.height)
+    }
+    assert reporting >= healthy | SICK_NODES
 
 
 def _keys(board: dict[str, Any], panel: Panel) -> dict[str, str]:
@@ -171,7 +188,7 @@ def test_nothing_fires_while_all_is_well(seen: Seen) -> None:
 
 def test_the_workers_with_the_cure_have_no_conflict(seen: Seen) -> None:
     found = seen.prometheus.query("sum by (hostname) (loopwatch_loop_conflicts_total) > 0", time=seen.height)
-    assert {series.labels["hostname"] for series in found} == {"content@global.worker", "workflow@global.worker"}
+    assert {series.labels["hostname"] for series in found} == SICK_NODES
 
 
 def test_every_rule_is_evaluated(seen: Seen) -> None:
@@ -220,9 +237,7 @@ def test_an_alert_leads_to_its_heading_in_the_runbook(seen: Seen, name: str) -> 
 def _checks() -> list[tuple[str, str]]:
     """The queries of the runbook, each with the alert it confirms."""
     sections = re.findall(r"^## (Loopwatch\w+)\n(.*?)(?=^## |\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
-    return [
-        (alert, query) for alert, text in sections for query in re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
-    ]
+    return [(alert, query) for alert, text in sections for query in re.findall(r"```promql\n(.*?)```", text, re.DOTALL)]
 
 
 CHECKS = _checks()
@@ -235,3 +250,33 @@ def test_a_check_of_the_runbook_can_be_asked(seen: Seen, alert: str, query: str)
     answer = seen.prometheus.query(query, time=seen.height)
     if alert in CAUSED:
         assert answer, f"{alert} is firing, and its runbook's check shows nothing"
+
+
+# ------------------------------------------------------------ the end: what stops services comes last
+
+
+def test_a_service_that_was_killed_is_started_again_where_it_was(stack: Compose, seen: Seen) -> None:
+    url = stack.url("monitor")
+    stack.kill("monitor")
+    assert "monitor" not in stack.running
+    eventually(lambda: _targets(stack) == {"up", "down"}, what="Prometheus misses the monitor")
+    stack.start("monitor")
+    assert stack.url("monitor") == url
+    eventually(lambda: _targets(stack) == {"up"}, what="all targets are up")
+
+
+def test_no_service_needs_half_of_its_limit(stack: Compose) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    for name in stack.running:
+        limit = services[name]["deploy"]["resources"]["limits"]["memory"]
+        bytes_allowed = int(limit[:-1]) * {"M": 1 << 20, "G": 1 << 30}[limit[-1]]
+        used = memory(descendants(stack.pid(name)))
+        assert 0 < used < bytes_allowed / 2, f"{name}: {used >> 20} MB of {limit}"
+
+
+def test_everything_stops_within_its_grace_period(stack: Compose) -> None:
+    groups = [stack.pid(name) for name in stack.running]
+    codes = stack.stop()
+    assert codes == dict.fromkeys(codes, 0)
+    assert len(codes) == len(groups)
+    assert [pid for group in groups for pid in members(group)] == []
