@@ -1,7 +1,7 @@
 """What Prometheus and Alertmanager saw of three troubles, and what a dashboard shows of it.
 
 Users come; then three things go wrong at once and are ended: workers share clients between loops
-(``APP_RESOURCES=global``), somebody locks a table while the pools are of one connection, Redis refuses the notifications.
+(``APP_RESOURCES=global``), somebody locks a table while the pools are of one connection, Redis refuses notifications.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Seen:
     """The servers, and when what happened.
 
     Attributes:
-        began, quiet, height, ended: when the users came, all was well, all expected alerts were firing, none of them was.
+        began, quiet, height, ended: when the users came, all was well, all expected alerts were firing, and none was.
         told: the alerts that Alertmanager had at the height.
     """
 

@@ -1,7 +1,7 @@
 """docker-compose.yml works, on this machine without containers; and what operators look at there is right.
 
-One bring-up serves all: the services as they are, then users and troubles with rules that are some times faster (`seen`),
-after which Prometheus is asked what panels, alerts' links and the runbook ask it, and at last the end of the services.
+One bring-up serves all: the services as they are, then users and troubles (`seen`), with rules that are some times
+faster; Prometheus is asked what panels, alerts' links and the runbook ask it; and at last the services end.
 """
 
 from __future__ import annotations
