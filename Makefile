@@ -17,7 +17,7 @@ TEST_PROCESSES ?= $(shell n=$$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )); echo 
 export DEMO_SECONDS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint types bench dashboards lock clean
+.PHONY: help setup system demo test lint types bench dashboards pictures lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -69,8 +69,12 @@ types: .venv/.complete
 bench: setup ## the benchmarks
 	@$(BIN)/python -m benchmarks
 
-dashboards: .venv/.complete ## dashboards/grafana/*.json anew from the code
+dashboards: .venv/.complete ## dashboards and alert rules anew from the code
 	@$(BIN)/python -m dashboards
+
+# `make pictures PICTURES=--draw` draws what the last run has left, without another one.
+pictures: setup ## docs/pictures/*.png anew: a run of sixteen minutes, drawn from what Prometheus says of it
+	@$(BIN)/python -m dashboards.pictures $(PICTURES)
 
 lock: ## requirements-dev.lock anew from pyproject.toml, by uv
 	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --group dev --generate-hashes \

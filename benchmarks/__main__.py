@@ -48,7 +48,8 @@ def main() -> int:
 def _print(comparison: Comparison) -> None:
     print(f"\n{comparison.title}")
     for name, median in comparison.medians.items():
-        print(f"  {name:36} {median * 1e6:10.2f} us {comparison.ratios[name]:8.2f}x", flush=True)
+        lost = f" {comparison.lost[name]:10,} lost" if comparison.lost else ""
+        print(f"  {name:36} {median * 1e6:10.2f} us {comparison.ratios[name]:8.2f}x{lost}", flush=True)
     for target in comparison.targets:
         verdict = "ok" if target.reached else "MISSED"
         print(f"  {verdict}: {target.what}: {target.measured:.3g} {target.unit}, at most {target.limit:g}", flush=True)

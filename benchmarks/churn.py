@@ -1,13 +1,16 @@
 """Memory under churn: a fleet whose workers, node names, tasks and queues never stay, folded for days of its time.
 
-``python -m benchmarks.churn``: 10 million events over 100,000 lives of 5,000 node names, and the RSS on the way.
+``python -m benchmarks.churn``: 10 million events over 100,000 lives of 5,000 node names, and the RSS on the way. `make
+bench` takes a fifth of it (`SMALL`), with a table of tasks that is full as soon.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 from resource import getpagesize
@@ -19,16 +22,18 @@ from loopwatch_monitor.state.fleet import Fleet
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Now
 from loopwatch_monitor.state.samples import Samples
+from loopwatch_monitor.state.tasks import MAX_TASKS
 
-__all__ = ["Churn", "churn", "fold_churn"]
+__all__ = ["SMALL", "Churn", "apart", "churn", "fold_churn"]
 
 ALIVE = 200
 """Workers that live at a time."""
 TASK_NAMES, QUEUES, CLASSES = 40, 20, 30
 EVENTS_PER_TASK = 2.3
 TICK_SECONDS = 30.0
-SECONDS = 5 * 24 * 3600.0
-"""How long all of it lasts, by the fleet's clock."""
+EVENT_SECONDS = 5 * 24 * 3600.0 / 10_000_000
+"""From one event to the next by the fleet's clock: ten million last for five days."""
+SMALL = {"events": 2_000_000, "lives": 20_000, "max_tasks": 50_000}
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Churn:
     """What it came to: RSS in bytes before, after each tenth, and the tables' entries and limits at the end."""
 
     before: int
-    tenths: tuple[int, ...]
+    tenths: list[int]
     tables: dict[str, tuple[int, int]]
 
     @property
@@ -45,16 +50,23 @@ class Churn:
         return self.tenths[-1] / self.tenths[6]
 
 
-def churn(events: int = 10_000_000, lives: int = 100_000, hosts: int = 5_000) -> Churn:
+def churn(events: int = 10_000_000, lives: int = 100_000, hosts: int = 5_000, max_tasks: int = MAX_TASKS) -> Churn:
     """Folds the stream and measures this process."""
-    fleet = Fleet(labels=Labels())
-    before, tenth = _rss(), events // 10
-    tenths = tuple(_rss() for number in fold_churn(fleet, events, lives, hosts) if number % tenth == 0)
+    fleet = Fleet(labels=Labels(), max_tasks=max_tasks)
+    before, tenth, seconds = _rss(), events // 10, events * EVENT_SECONDS
+    tenths = [_rss() for number in fold_churn(fleet, events, lives, hosts, seconds=seconds) if number % tenth == 0]
     return Churn(before, tenths, Samples(fleet, version="1").tables())
 
 
-def fold_churn(fleet: Fleet, events: int, lives: int, hosts: int, *, seconds: float = SECONDS) -> Iterator[int]:
-    """Folds the stream; yields after each 10,000 events how many that were."""
+def apart(**arguments: int) -> Churn:
+    """`churn` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.churn", json.dumps(arguments)]
+    return Churn(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+
+
+def fold_churn(fleet: Fleet, events: int, lives: int, hosts: int, *, seconds: float) -> Iterator[int]:
+    """Folds the stream, which lasts so many seconds by the fleet's clock; yields after each 10,000 events how many that
+    were."""
     now = Now(0.0, 1e9)
     ticked = 0.0
     for number, event in enumerate(_stream(events, lives, hosts), start=1):
@@ -117,7 +129,10 @@ def _rss() -> int:
 
 
 def main() -> int:
-    """Prints what it came to."""
+    """Prints what it came to; told the arguments of `churn` as JSON, as JSON."""
+    if sys.argv[1:]:
+        print(json.dumps(asdict(churn(**json.loads(sys.argv[1])))))
+        return 0
     found = churn()
     print(f"RSS before: {found.before / 1e6:.0f} MB; after each tenth: ", end="")
     print(", ".join(f"{rss / 1e6:.0f}" for rss in found.tenths), f"MB; growth {found.growth:.2f}x")

@@ -1,8 +1,7 @@
-"""One consumer of events in a process of its own, for `benchmarks.intake`: ``python -m benchmarks.consumers NAME BROKER
-EVENTS``.
+"""One consumer of events in a process of its own: ``python -m benchmarks.consumers NAME BROKER EVENTS TTL``.
 
 It prints a line ``ready`` when it is subscribed, and at the end (all events came, or none any more) a `Consumed` as
-JSON.
+JSON. Nothing is imported here that our consumer does not need: what it takes up in memory is measured.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from celery import Celery
+if TYPE_CHECKING:
+    from celery import Celery
 
 __all__ = ["CONSUMERS", "Consumed"]
 
@@ -27,6 +28,9 @@ FIRST_SECONDS = 60.0
 SUBSCRIBE_SECONDS = 3.0
 """Those that do not tell when they are subscribed are, after this."""
 _Count = Callable[[], int]
+_Start = Callable[[str, float], _Count]
+"""Starts to consume from a broker, and counts from then on. The second argument is Celery's ``event_queue_ttl``, which
+ours does not heed."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Consumed:
         return self.events / self.cpu_seconds
 
 
-def _loopwatch(broker: str) -> _Count:
+def _loopwatch(broker: str, ttl: float) -> _Count:
     """The monitor without its web server: intake, fold, counters."""
     from loopwatch_monitor.command import make_intake, spare_the_intake
     from loopwatch_monitor.hub import Hub
@@ -61,7 +65,7 @@ def _loopwatch(broker: str) -> _Count:
     return hub.events
 
 
-def _receiver(broker: str) -> _Count:
+def _receiver(broker: str, ttl: float) -> _Count:
     """Celery's own EventReceiver with a handler that does nothing but count."""
     count = [0]
 
@@ -69,7 +73,7 @@ def _receiver(broker: str) -> _Count:
         count[0] += 1
 
     def consume() -> None:
-        app = _app(broker)
+        app = _app(broker, ttl)
         with app.connection_for_read() as connection:
             receiver = app.events.Receiver(connection, handlers={"*": handler})
             receiver.capture(limit=None, timeout=None, wakeup=False)
@@ -79,7 +83,7 @@ def _receiver(broker: str) -> _Count:
     return lambda: count[0]
 
 
-def _flower(broker: str) -> _Count:
+def _flower(broker: str, ttl: float) -> _Count:
     """Flower's event consumer and its state, metrics included, on tornado's loop as Flower runs them."""
     from flower.events import Events  # type: ignore[import-untyped,import-not-found,unused-ignore]
     from flower.options import default_options  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -97,22 +101,24 @@ def _flower(broker: str) -> _Count:
     threading.Thread(target=serve, daemon=True).start()
     running.wait()
     tasks = default_options.max_tasks
-    events = Events(_app(broker), loops[0], enable_events=False, max_tasks_in_memory=tasks)
+    events = Events(_app(broker, ttl), loops[0], enable_events=False, max_tasks_in_memory=tasks)
     events.start()
     time.sleep(SUBSCRIBE_SECONDS)
     return lambda: sum(sum(kinds.values()) for kinds in list(events.state.counter.values()))
 
 
-CONSUMERS: dict[str, Callable[[str], _Count]] = {
+CONSUMERS: dict[str, _Start] = {
     "loopwatch": _loopwatch,
     "EventReceiver": _receiver,
     "flower": _flower,
 }
 
 
-def _app(broker: str) -> Celery:
+def _app(broker: str, ttl: float) -> Celery:
+    from celery import Celery
+
     app = Celery(broker=broker, set_as_current=False)
-    app.conf.event_queue_ttl = 600  # the events are held back on purpose
+    app.conf.event_queue_ttl = ttl
     return app
 
 
@@ -121,9 +127,9 @@ def _memory(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def main(name: str, broker: str, expected: int) -> None:
+def main(name: str, broker: str, expected: int, ttl: float) -> None:
     """Consumes and reports."""
-    count = CONSUMERS[name](broker)
+    count = CONSUMERS[name](broker, ttl)
     print("ready", flush=True)
     start, seen, quiet = time.process_time(), 0, time.monotonic()
     while seen < expected:
@@ -138,4 +144,4 @@ def main(name: str, broker: str, expected: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 __all__ = ["Comparison", "Target", "compare", "summarise"]
@@ -33,19 +33,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Some ways to do one thing; the first is the baseline.
+    """Some ways to do one thing; the first is the baseline. There may be none, and targets alone.
 
     Attributes:
         title: what is done.
         medians: seconds a call by way.
         ratios: by way, the median over the rounds of its time to the baseline's in the same round.
         targets: what was claimed of it.
+        lost: by way, how many events it lost; empty where that is not the question.
     """
 
     title: str
     medians: Mapping[str, float]
     ratios: Mapping[str, float]
     targets: tuple[Target, ...] = ()
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 def compare(title: str, ways: Mapping[str, Callable[[], object]], *, calls: int, rounds: int = ROUNDS) -> Comparison:

@@ -1,4 +1,5 @@
-"""What the monitor costs and keeps: `benchmarks.intake` and `benchmarks.scrape` as comparisons of `make bench`.
+"""What the monitor costs, loses and keeps: `benchmarks.intake`, `.loss`, `.churn` and `.scrape` as comparisons of `make
+bench`.
 
 Rates are told as seconds an event, as everything here is: an event that takes 0.25 x EventReceiver's time is read at
 four times its rate.
@@ -6,11 +7,11 @@ four times its rate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import intake, scrape
+from benchmarks import churn, intake, loss, scrape
 from benchmarks.harness import Comparison, Target, summarise
 
 __all__ = ["comparisons"]
@@ -28,6 +29,11 @@ def comparisons(directory: Path) -> Iterator[Comparison]:
     yield _drained("Redis", intake.rates_on_redis(directory / "redis"), limit=1 / 3.5)
     yield _drained("RabbitMQ", intake.rates_on_rabbitmq(directory / "rabbitmq"), limit=1 / 1.15)
     yield _burst(directory / "burst")
+    yield _burst_while_scraped(directory / "scraped")
+    yield _flow("Redis", loss.steady(directory / "steady"))
+    yield _flow("RabbitMQ", loss.on_rabbitmq(directory / "flow"))
+    yield _in_flight(directory / "in-flight")
+    yield _churn()
     small, large = scrape.FLEETS.values()
     yield _hundred_thousand_series(small)
     yield _small_fleet(small)
@@ -44,17 +50,60 @@ def _drained(broker: str, rates: intake.Rates, *, limit: float) -> Comparison:
 
 
 def _burst(directory: Path) -> Comparison:
-    consumed, seconds = intake.burst(directory)
-    sent = 4 * intake.BURST_TASKS
+    flow = loss.burst(directory)
     found = summarise(
-        f"A burst of {sent:,} events at Redis' own buffer limits, an event",
-        {"sent, wall-clock time": [seconds / sent], "taken in, processor time": [1 / consumed.rate]},
+        f"A burst of {flow.sent:,} events at Redis' own buffer limits, an event",
+        {"sent, wall-clock time": [flow.seconds / flow.sent], "taken in, processor time": [1 / flow.consumed.rate]},
     )
     return replace(
         found,
         targets=(
-            Target(f"events lost of {sent:,} in a burst", sent - consumed.events, 0, ""),
-            Target("the monitor's resident memory after it", consumed.end_bytes, 60 * MEGABYTE, "bytes"),
+            Target(f"events lost of {flow.sent:,} in a burst", flow.lost, 0, ""),
+            Target("the monitor's resident memory after it", flow.consumed.end_bytes, 60 * MEGABYTE, "bytes"),
+        ),
+    )
+
+
+def _burst_while_scraped(directory: Path) -> Comparison:
+    flow = loss.burst_while_scraped(directory)
+    found = summarise(
+        f"The same while a page of {flow.page_bytes / MEGABYTE:.0f} MB is scraped without pause",
+        {"sent, wall-clock time of an event": [flow.seconds / flow.sent], "the longest scrape": [flow.longest_scrape]},
+    )
+    return replace(found, targets=(Target("events lost of it while a large page is scraped", flow.lost, 0, ""),))
+
+
+def _flow(broker: str, flows: Mapping[str, loss.Flow]) -> Comparison:
+    ours = flows[OURS]
+    found = summarise(
+        f"{ours.sent:,} events at {ours.sent / ours.seconds:,.0f} a second from {broker}, processor time of an event",
+        {name: [1 / flow.consumed.rate] for name, flow in flows.items()},
+    )
+    return replace(
+        found,
+        lost={name: flow.lost for name, flow in flows.items()},
+        targets=(Target(f"events lost of {ours.sent:,} in a steady flow from {broker}", ours.lost, 0, ""),),
+    )
+
+
+def _in_flight(directory: Path) -> Comparison:
+    tasks = 30_000
+    wrong = loss.wrong_in_flight(directory, tasks=tasks)
+    what = f"tasks of {tasks:,} in flight whose name or queue is wrong"
+    return Comparison("Tasks in flight", {}, {}, (Target(what, wrong, 0, ""),))
+
+
+def _churn() -> Comparison:
+    found, events = churn.apart(**churn.SMALL), churn.SMALL["events"]
+    half, end = found.tenths[4], found.tenths[-1]
+    return Comparison(
+        "Memory under churn",
+        {},
+        {},
+        (
+            Target(f"resident memory after half of {events:,} events of churn", half, 60 * MEGABYTE, "bytes"),
+            Target("resident memory after all of them", end, 60 * MEGABYTE, "bytes"),
+            Target("the one to the other", end / half, 1.05, "x"),
         ),
     )
 

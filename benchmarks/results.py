@@ -40,6 +40,7 @@ def as_json(comparisons: Iterable[Comparison], where: Mapping[str, Any]) -> dict
                 "title": one.title,
                 "ways": [
                     {"name": name, "microseconds": round(seconds * 1e6, 3), "ratio": round(one.ratios[name], 3)}
+                    | ({"lost": one.lost[name]} if one.lost else {})
                     for name, seconds in one.medians.items()
                 ],
                 "targets": [
@@ -74,9 +75,18 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
             measured, limit = (_amount(target[key], target["unit"]) for key in ("measured", "limit"))
             yield f"| {target['what']} | {limit} | {measured} | {'ok' if target['reached'] else '**missed**'} |"
     for one in results["comparisons"]:
-        yield from ("", f"### {one['title']}", "", "| | median | ratio |", "| --- | ---: | ---: |")
-        for way in one["ways"]:
-            yield f"| {way['name']} | {_amount(way['microseconds'], 'us')} | {way['ratio']:.2f} |"
+        if one["ways"]:
+            yield from _table(one)
+
+
+def _table(comparison: Mapping[str, Any]) -> Iterator[str]:
+    ways = comparison["ways"]
+    lost = "lost" in ways[0]
+    yield from ("", f"### {comparison['title']}", "")
+    yield from ("| | median | ratio |" + " lost |" * lost, "| --- | ---: | ---: |" + " ---: |" * lost)
+    for way in ways:
+        row = f"| {way['name']} | {_amount(way['microseconds'], 'us')} | {way['ratio']:.2f} |"
+        yield row + (f" {way['lost']:,} |" if lost else "")
 
 
 def _amount(number: float, unit: str) -> str:

@@ -32,7 +32,16 @@ from loopwatch_monitor.scrape import Variant, render
 from loopwatch_monitor.server import Server
 from loopwatch_monitor.settings import Settings
 
-__all__ = ["FLEETS", "Fleet", "LoadedScrape", "Scrape", "measure", "measure_under_load", "prometheus_client_seconds"]
+__all__ = [
+    "FLEETS",
+    "Fleet",
+    "LoadedScrape",
+    "Scrape",
+    "life",
+    "measure",
+    "measure_under_load",
+    "prometheus_client_seconds",
+]
 
 ROUNDS = 5
 EVENTS_PER_SECOND = 10_000
@@ -88,7 +97,7 @@ def a_hub(fleet: Fleet) -> Hub:
     for task in range(fleet.tasks):
         for worker in range(fleet.workers):
             for queue in queues if fleet.every_queue else [task % fleet.queues]:
-                _receive(hub, json.dumps(_life(task, worker, queue)).encode())
+                _receive(hub, json.dumps(life(task, worker, queue)).encode())
     return hub
 
 
@@ -98,7 +107,8 @@ def _receive(hub: Hub, body: bytes) -> None:
     hub.receive(batch)
 
 
-def _life(task: int, worker: int, queue: int) -> list[dict[str, object]]:
+def life(task: int, worker: int, queue: int) -> list[dict[str, object]]:
+    """The events of one run of a task."""
     uuid, name = f"{task}-{worker}-{queue}", f"shop.module_{task % 40}.tasks.do_something_{task}"
     known = {"uuid": uuid, "utcoffset": 0, "pid": 1, "clock": 1}
     sender, hostname = known | {"hostname": "gen1@api"}, known | {"hostname": f"celery@worker-{worker}.example.org"}
@@ -172,7 +182,7 @@ class _Feed(threading.Thread):
         super().__init__(daemon=True)
         self._hub = hub
         self._bodies = cycle(
-            json.dumps(_life(task, worker, task % fleet.queues)).encode()
+            json.dumps(life(task, worker, task % fleet.queues)).encode()
             for task in range(min(fleet.tasks, 100))
             for worker in range(fleet.workers)
         )

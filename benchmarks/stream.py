@@ -17,7 +17,7 @@ from typing import Any
 
 from kombu.utils.json import dumps
 
-__all__ = ["TASK_NAMES", "envelopes", "messages"]
+__all__ = ["TASK_NAMES", "envelopes", "in_flight", "messages"]
 
 RECORDED: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "tests" / "data" / "celery-events.json").read_text(encoding="utf-8")
@@ -66,6 +66,22 @@ def envelopes(tasks: int, *, seed: int = 1) -> Iterator[tuple[str, bytes]]:
         }
         envelope = {**template, "body": base64.b64encode(body).decode(), "properties": properties}
         yield f"/0.celeryev/{routing_key}", dumps(envelope).encode()
+
+
+def in_flight(tasks: int) -> Iterator[bytes]:
+    """Bodies of messages: all of the tasks are sent, received and started before the first of them ends. Task ``n`` has
+    the name ``t{n % 7}`` and the queue ``q{n % 3}``, which only the event of its sending tells."""
+
+    def event(kind: str, number: int, hostname: str, **more: object) -> dict[str, object]:
+        return {"type": kind, "hostname": hostname, "timestamp": 1.0, "uuid": f"task-{number}"} | more
+
+    for number in range(tasks):
+        yield dumps(event("task-sent", number, "gen1@h", name=f"t{number % 7}", queue=f"q{number % 3}")).encode()
+    for number in range(tasks):
+        received = event("task-received", number, "w@h", name=f"t{number % 7}")
+        yield dumps([received, event("task-started", number, "w@h")]).encode()
+    for number in range(tasks):
+        yield dumps(event("task-succeeded", number, "w@h", runtime=1.0)).encode()
 
 
 def _event(kind: str, about: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from grafana_foundation_sdk.models.dashboard import (
     DashboardLink,
     DashboardLinkType,
     Panel,
-    RowPanel,
     VariableHide,
     VariableOption,
     VariableRefresh,
@@ -33,10 +32,7 @@ from dashboards.queries import firing, gauge
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 
-__all__ = ["RUNBOOK", "SCHEMA_VERSION", "leading_to", "link_to", "new_dashboard", "numbered", "with_section"]
-
-RUNBOOK = "https://loopwatch.invalid/runbook.md"
-"""Where ``runbook.md`` is published: a fleet replaces it here and in the rules by the place that it has for it."""
+__all__ = ["SCHEMA_VERSION", "leading_to", "link_to", "new_dashboard", "numbered", "with_section"]
 
 SCHEMA_VERSION = 39
 """Grafana 11.0's: a newer one migrates what is older, an older one does not know what is newer."""
@@ -82,7 +78,7 @@ def numbered(frame: dashboard.Dashboard, numbers: Mapping[str, int] | None = Non
     built = frame.build()
     built.schema_version = SCHEMA_VERSION
     for panel in built.panels or []:
-        title = f"row: {panel.title}" if isinstance(panel, RowPanel) else panel.title or ""
+        title = panel.title or ""
         panel.id_val = numbers[title] if numbers and title in numbers else 1 + crc32(title.encode()) % 1_000_000
         alerts = [alert for alert in rules.alerts(Pace(1)) if alert.panel == (built.uid, panel.title)]
         if isinstance(panel, Panel) and alerts:

@@ -36,7 +36,7 @@ def panel_id(uid: str, title: str) -> int:
     Raises:
         LookupError: there is no such dashboard, or not exactly one panel with this title in it.
     """
-    numbers = [panel["id"] for panel in _panels(uid) if panel.get("title") == title]
+    numbers = [panel["id"] for panel in _panels(uid) if panel.get("title") == title and panel["type"] != "row"]
     if len(numbers) != 1:
         raise LookupError(f"the dashboard {uid} has {len(numbers)} panels with the title {title!r}")
     return int(numbers[0])

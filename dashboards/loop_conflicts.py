@@ -46,7 +46,7 @@ def recent_conflicts(*, width: int = 4) -> stat.Panel:
         "Good: 0 and 0. The second number also counts a conflict that is the first of its series, "
         "whose increase Prometheus cannot see.",
         "short",
-        Query(f"sum({increase(c.LOOP_CONFLICTS, window=f'{RECENT_SECONDS}s', **QUEUE)})", "conflicts"),
+        Query(f"sum({increase(c.LOOP_CONFLICTS, window=f'{RECENT_SECONDS}s', **QUEUE)}) or vector(0)", "conflicts"),
         Query(f"count({_since_last_conflict()} < {RECENT_SECONDS}) or vector(0)", "workers"),
         thresholds={ANY: "red"},
         width=width,

@@ -58,7 +58,7 @@ def _now() -> list[Builder[Panel]]:
     return [
         monitors_now(),
         amount(
-            "Without the broker, last 10 min",
+            "Without broker, 10 min",
             "Good: 0 s. Of the monitor that was without it longest; what was sent meanwhile is not known.",
             "s",
             Query(down, "without it"),
@@ -74,11 +74,11 @@ def _now() -> list[Builder[Panel]]:
             empty="no monitor",
         ),
         amount(
-            "Events lost or unreadable, last 10 min",
+            "Events lost, last 10 min",
             "Good: 0 and 0. Bad: the counters of tasks are too low by as many.",
             "short",
-            Query(f"sum({increase(c.MONITOR_EVENTS_LOST, window='10m')})", "lost"),
-            Query(f"sum({increase(c.MONITOR_EVENTS_MALFORMED, window='10m')})", "unreadable"),
+            Query(f"sum({increase(c.MONITOR_EVENTS_LOST, window='10m')}) or vector(0)", "lost"),
+            Query(f"sum({increase(c.MONITOR_EVENTS_MALFORMED, window='10m')}) or vector(0)", "unreadable"),
             thresholds={ANY: "red"},
         ),
         amount(
@@ -202,7 +202,7 @@ def _bounds() -> list[Builder[Panel]]:
         ),
         lines(
             "Memory",
-            f"Good: flat, under {LIMITS.monitor_memory_bytes / 1e6:.0f} MB with a hundred workers. Bad: climbs.",
+            "Good: flat. Bad: climbs for hours: see which table fills, or whether events wait to be read.",
             "decbytes",
             Query(of_monitors("process_resident_memory_bytes"), "{{instance}}"),
             thresholds={LIMITS.monitor_memory_bytes: "yellow"},

@@ -77,8 +77,8 @@ def _application() -> list[Builder[Panel]]:
             loop_conflicts.UID,
             "Loop conflicts",
             amount(
-                "Failed notifications, worst queue",
-                "Share of the auxiliary operations that were tried within 5 minutes. Good: 0%.",
+                "Failed notifications",
+                "Share of the auxiliary operations that were tried within 5 minutes, of the worst queue. Good: 0%.",
                 "percentunit",
                 Query(f"max({_failed_notifications('queue_name')})", "failed"),
                 thresholds={ANY: "yellow", LIMITS.notification_share: "red"},

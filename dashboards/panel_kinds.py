@@ -127,7 +127,8 @@ def bars(
     """The same for rare things: a single one between two empty stretches is seen, and only what there is is named."""
     some = [replace(query, expression=f"{query.expression} > 0") for query in queries]
     panel = lines(title, description, unit, *some, thresholds=thresholds, stacked=True, empty=empty)
-    return panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80)
+    # A bar a minute at least: the windows of narrower ones would overlap, and show one event several times.
+    return panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80).interval("1m")
 
 
 def amount(
@@ -210,6 +211,8 @@ def rows(
     }
     panel.with_transformation(DataTransformerConfig(id_val="organize", options=arrange))
     panel.sort_by([common.TableSortByFieldState().display_name(queries[0].legend).desc(not ascending)])
+    for heading in columns.values():  # a release such as 20261124 is a name, not twenty millions
+        panel.override_by_name(heading, [DynamicConfigValue("unit", "string")])
     for heading, of in (units or {}).items():
         whole = [DynamicConfigValue("decimals", 0)] if of == "short" else []
         panel.override_by_name(heading, [DynamicConfigValue("unit", of), *whole])
@@ -242,8 +245,9 @@ def named(names: Mapping[str, tuple[str, str]]) -> list[ValueMapping]:
 
 def steps_for(steps: Steps, *, below: str = "green", cell: bool = False) -> list[DynamicConfigValue]:
     """Thresholds of one query or column, where the panel has others; ``cell``: they colour the table's cell."""
-    values = [DynamicConfigValue("thresholds", _thresholds(steps, below).build())]
-    return [*values, DynamicConfigValue("custom.cellOptions", {"type": "color-background"})] if cell else values
+    background = DynamicConfigValue("custom.cellOptions", {"type": "color-background", "mode": "basic"})
+    values = DynamicConfigValue("thresholds", _thresholds(steps, below).build())
+    return [values, background] if cell else [values]
 
 
 def _asked(

@@ -43,18 +43,21 @@ def build() -> Dashboard:
 
 def wait_now(*, width: int = 4) -> stat.Panel:
     """How long tasks wait, of the worst queue."""
-    waits = recorded("queue:loopwatch_pool_wait_seconds_bucket:rate5m", **QUEUE_AND_POOL)
     return amount(
-        "Wait for a connection, 95th percentile",
-        f"Of the queue and pool that wait longest, within 5 minutes. Good: under a millisecond. "
+        "Wait for a connection p95",
+        f"95th percentile, of the queue and pool that wait longest, within 5 minutes. Good: under a millisecond. "
         f"Bad: over {LIMITS.wait_seconds} s.",
         "s",
         # NaN where nobody took a connection.
-        Query(f"max(histogram_quantile(0.95, {waits}) >= 0)", "wait"),
+        Query(f"max(histogram_quantile(0.95, {_waits()}) >= 0)", "wait"),
         thresholds=WAIT_STEPS,
         empty="no use",
         width=width,
     )
+
+
+def _waits() -> str:
+    return recorded("queue:loopwatch_pool_wait_seconds_bucket:rate5m", **QUEUE_AND_POOL)
 
 
 def _now() -> list[Builder[Panel]]:
@@ -92,7 +95,7 @@ def _now() -> list[Builder[Panel]]:
             empty="0 s",
         ),
         amount(
-            "Database, potential of its limit",
+            "Potential of the database",
             "What all pools of the fleet may open, of what the fullest database takes. Good: under 100%. "
             "Bad: over it, workers can be refused.",
             "percentunit",
@@ -163,10 +166,7 @@ def _waiting() -> list[Builder[Panel]]:
             f"Bad: the 95th over {LIMITS.wait_seconds} s, where the alert fires.",
             "s",
             *(
-                Query(
-                    quantile(part, c.POOL_WAIT, "queue_name", "pool", **HISTOGRAMS),
-                    f"{{{{queue_name}}}} {{{{pool}}}} p{part * 100:.0f}",
-                )
+                Query(f"histogram_quantile({part}, {_waits()})", f"{{{{queue_name}}}} {{{{pool}}}} p{part * 100:.0f}")
                 for part in (0.5, 0.95, 0.99)
             ),
             thresholds=WAIT_STEPS,

@@ -65,7 +65,11 @@ class Query:
 
 
 def gauge(metric: Metric, **filters: str) -> str:
-    """A gauge now; ``filters`` are label names and regular expressions."""
+    """A gauge now; ``filters`` are label names and regular expressions.
+
+    >>> gauge(catalogue.LOOPS, hostname="$worker")
+    'max without (instance, pod) (loopwatch_loops{job=~"$job",instance=~"$instance",hostname=~"$worker"})'
+    """
     return _once(metric, _selector(metric, "", filters))
 
 
@@ -76,7 +80,11 @@ def seen(metric: Metric, **filters: str) -> str:
 
 
 def rate(metric: Metric, *, suffix: str = "", window: str = RATE_INTERVAL, **filters: str) -> str:
-    """A counter's growth a second."""
+    """A counter's growth a second.
+
+    >>> rate(catalogue.MONITOR_RECONNECTS)
+    'rate(loopwatch_monitor_reconnects_total{job=~"$job",instance=~"$instance"}[$__rate_interval])'
+    """
     return _once(metric, f"rate({_selector(metric, suffix, filters)}[{window}])")
 
 
@@ -99,6 +107,9 @@ def bucket_increase(metric: Metric, **filters: str) -> str:
 def recorded(name: str, **filters: str) -> str:
     """A series of a recording rule. It has no ``instance``: what several monitors say is already one.
 
+    >>> recorded("queue:celery_queue_drain:seconds", queue_name="$queue")
+    'queue:celery_queue_drain:seconds{job=~"$job",queue_name=~"$queue"}'
+
     Raises:
         ValueError: no recording rule has this name, or its series have no such label.
     """
@@ -109,7 +120,11 @@ def recorded(name: str, **filters: str) -> str:
 
 
 def share(part: str, whole: str, *by: str) -> str:
-    """What part of the whole, by these labels; nothing where the whole is 0, rather than NaN."""
+    """What part of the whole, by these labels; nothing where the whole is 0, rather than NaN.
+
+    >>> share("failed", "finished", "queue_name")
+    'sum by (queue_name) (failed) / (sum by (queue_name) (finished) > 0)'
+    """
     labels = ", ".join(by)
     return f"sum by ({labels}) ({part}) / (sum by ({labels}) ({whole}) > 0)"
 

@@ -36,14 +36,14 @@ def build() -> Dashboard:
     with_section(frame, "Now", _now())
     with_section(frame, "Tasks", _tasks())
     with_section(frame, "Queues", _queues())
-    with_section(frame, "Workers", work())
+    with_section(frame, "Who works", work())
     return numbered(frame)
 
 
 def queues_without_worker(*, width: int = 4) -> stat.Panel:
     """How many queues nobody takes tasks from."""
     return amount(
-        "Queues with tasks, without a worker",
+        "Queues without a worker",
         "Good: 0. Bad: tasks wait, and nobody who is up takes from their queue.",
         "short",
         Query(

@@ -71,7 +71,8 @@ class Thresholds:
     """Of a worker's loops, in ten minutes."""
     poll_seconds: float = 300
     """Age of the broker's or the workers' last answer."""
-    monitor_memory_bytes: float = 60e6
+    monitor_memory_bytes: float = 256e6
+    """Half of what docker-compose.yml gives it; with few workers it takes about 70 MB."""
     monitor_table_share: float = 0.9
 
 

@@ -36,7 +36,7 @@ def workers_now(*, width: int = 4) -> stat.Panel:
 def blind_workers(*, width: int = 4) -> stat.Panel:
     """Of how many workers we do not know enough."""
     return amount(
-        "Workers we see too little of",
+        "Workers hardly seen",
         "Good: 0 and 0. Bad: without task events (start them with -E), or with a snapshot older than "
         f"{LIMITS.snapshot_seconds:.0f} s: other panels are incomplete for these.",
         "short",
@@ -85,7 +85,7 @@ def work() -> list[Builder[Panel]]:
             "Last snapshot": {LIMITS.snapshot_warning_seconds: "yellow", LIMITS.snapshot_seconds: "red"},
         },
         ascending=True,
-        empty="none known",
+        empty="-",  # in the cells of one that is gone, too
         width=24,
     )
     coloured = DynamicConfigValue("custom.cellOptions", {"type": "color-text"})

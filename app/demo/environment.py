@@ -16,13 +16,11 @@ __all__ = ["demo_environment"]
 DATABASE_CONNECTIONS = 200
 
 
-def demo_environment(
-    stack: ExitStack, given: Mapping[str, str], *, connections: int = DATABASE_CONNECTIONS
-) -> dict[str, str]:
+def demo_environment(stack: ExitStack, given: Mapping[str, str]) -> dict[str, str]:
     """What the demo's processes run with: the given environment, with servers and ports filled in.
 
-    ``DATABASE_URL`` and ``REDIS_URL`` name servers to use. Those that are not given are started, and end with the stack;
-    the database then takes so many ``connections``.
+    ``DATABASE_URL`` and ``REDIS_URL`` name servers to use. Those that are not given are started, and end with the
+    stack.
 
     Raises:
         ServerError: a server did not start.
@@ -30,10 +28,10 @@ def demo_environment(
     environment = {**given, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{given.get('PATH', os.defpath)}"}
     if not given.get("DATABASE_URL"):
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-postgres-")))
-        postgres = start_postgres(directory, max_connections=connections)
+        postgres = start_postgres(directory, max_connections=DATABASE_CONNECTIONS)
         stack.callback(postgres.close)
         environment["DATABASE_URL"] = postgres.url.replace("postgresql:", "postgresql+asyncpg:")
-        environment["DATABASE_MAX_CONNECTIONS"] = str(connections)
+        environment["DATABASE_MAX_CONNECTIONS"] = str(DATABASE_CONNECTIONS)
     if not given.get("REDIS_URL"):
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-redis-")))
         redis = start_redis(directory)

@@ -36,7 +36,7 @@ class Alert:
         when: its condition.
         lasts: seconds for which the condition has to hold.
         summary: one sentence that is always the same.
-        description: who, how much, and what to do next. Braces around a name, such as ``{hostname}``, stand for a label;
+        description: who, how much, and what to do next. A name in braces, such as ``{hostname}``, stands for a label;
             anything else that Prometheus shall fill in is written as it wants it.
         panel: the dashboard's uid, and the title of the panel that shows it.
     """

@@ -77,7 +77,7 @@ def _engines(given: Given) -> list[Alert]:
             lasts=600,
             summary="Engines of closed event loops are not disposed of.",
             description="Slot {slot} of worker {hostname} holds {{ $value }} engines of pool {pool} whose loops are "
-            "closed: their connections stay open until another loop uses the pool; look for loops that are just closed.",
+            "closed: their connections stay open until another loop uses the pool; look for a bare loop.close().",
             panel=(CONFLICTS, "Engines of closed loops"),
         ),
     ]
@@ -107,9 +107,9 @@ def _loops(given: Given) -> list[Alert]:
             severity="warning",
             when=unplanned,
             summary="A process has more event loops with a pool than its connection budget plans.",
-            description="Worker {hostname} opened more loops with the pool {pool} than its budget plans, in the last hour "
-            '{{ $value | printf "%.0f" }} times: the fleet may ask the database for more connections than it has.',
-            panel=(CONFLICTS, "Engines and loops, by worker"),
+            description="Worker {hostname} opened more loops with the pool {pool} than its budget plans, "
+            '{{ $value | printf "%.0f" }} times in the last hour: the fleet may ask the database for more than it has.',
+            panel=(CONFLICTS, "Loops beyond the plan"),
         ),
     ]
 

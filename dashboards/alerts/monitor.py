@@ -31,8 +31,8 @@ def _blind(given: Given) -> list[Alert]:
             when=UP.max_by("job").then("== 0").with_("or", gone),
             lasts=120,
             summary="No monitor is up, and no other alert of loopwatch can fire.",
-            description="Prometheus cannot scrape any monitor of job {{ or $labels.job `loopwatch` }}: see its process and "
-            "its log, and the target's error on Prometheus' page of targets.",
+            description="Prometheus cannot scrape any monitor of job {{ or $labels.job `loopwatch` }}: see its "
+            "process, its log, and the error on Prometheus' page of targets.",
             panel=(MONITOR, "Monitors up"),
         ),
         Alert(
@@ -41,8 +41,8 @@ def _blind(given: Given) -> list[Alert]:
             when=connected.then("== 0"),
             lasts=120,
             summary="No monitor has a connection to its broker.",
-            description="The monitors of job {job} run and reach no broker, so that nothing is counted meanwhile: see the "
-            "broker, and the monitor's log for the reason.",
+            description="The monitors of job {job} run and reach no broker, so that nothing is counted: see the "
+            "broker, and the monitor's log for the reason (broker_unreachable).",
             panel=(MONITOR, "Broker connection"),
         ),
     ]
@@ -62,8 +62,8 @@ def _incomplete(given: Given) -> list[Alert]:
             severity="warning",
             when=lost.with_("+", cuts).then("> 0"),
             summary="The monitor has lost events, and its counters are too low.",
-            description='Monitor {instance} lost {{ $value | printf "%.0f" }} events in ten minutes, each lost connection '
-            "counted as one (what is sent in between is not known): the panel tells which it was.",
+            description='Monitor {instance} lost {{ $value | printf "%.0f" }} events in ten minutes, each lost '
+            "connection counted as one (what is sent in between is not known): the panel tells which it was.",
             panel=(MONITOR, "Lost events, by reason"),
         ),
         Alert(
@@ -72,8 +72,8 @@ def _incomplete(given: Given) -> list[Alert]:
             when=late.with_("and", last_event.then(f"< {given.pace.seconds(60):g}")),
             lasts=300,
             summary="The monitor reads events late.",
-            description="Monitor {instance} reads events {{ $value | humanizeDuration }} after they were sent: give it more "
-            "of a processor, or look for a worker whose clock is wrong.",
+            description="Monitor {instance} reads events {{ $value | humanizeDuration }} after they were sent: give it "
+            "more of a processor, or look for a worker whose clock is wrong.",
             panel=(MONITOR, "Lag"),
         ),
         Alert(
@@ -83,8 +83,8 @@ def _incomplete(given: Given) -> list[Alert]:
             # As long as the window: a single one does not matter.
             lasts=600,
             summary="The monitor receives events that it cannot read.",
-            description='Monitor {instance} could not read {{ $value | printf "%.0f" }} events in ten minutes, by {reason}: '
-            "what they told is missing everywhere.",
+            description='Monitor {instance} could not read {{ $value | printf "%.0f" }} events in ten minutes, by '
+            "{reason}: what they told is missing everywhere.",
             panel=(MONITOR, "Malformed events, by reason"),
         ),
     ]
@@ -99,8 +99,8 @@ def _bounds(given: Given) -> list[Alert]:
             when=full.then(f"> {given.limits.monitor_table_share:g}"),
             lasts=600,
             summary="A table of the monitor is nearly full.",
-            description="The table {table} of monitor {instance} is {{ $value | humanizePercentage }} full: at its limit "
-            "tasks are forgotten, or new workers and series are not shown.",
+            description="The table {table} of monitor {instance} is {{ $value | humanizePercentage }} full: at its "
+            "limit tasks are forgotten, or new workers and series are not shown.",
             panel=(MONITOR, "Tables against their bounds"),
         ),
         Alert(
@@ -108,8 +108,8 @@ def _bounds(given: Given) -> list[Alert]:
             severity="warning",
             when=given.own_increase(c.MONITOR_SERIES_DROPPED, seconds=600).then("> 0"),
             summary="The monitor does not show all series.",
-            description="Monitor {instance} left out facts of {family}, because the family is full: find the label with too "
-            "many values.",
+            description="Monitor {instance} left out facts of {family}, because the family is full: find the label "
+            "with too many values.",
             panel=(MONITOR, "Evicted entries and dropped series"),
         ),
     ]
@@ -126,8 +126,8 @@ def _misconfigured(given: Given) -> list[Alert]:
             when=stale,
             lasts=300,
             summary="A question that the monitor asks in the background is not answered.",
-            description="Monitor {instance} has had no answer about the {poll} for {{ $value | humanizeDuration }}, and shows "
-            "what it knew before: its log has the reason (poll_failed).",
+            description="Monitor {instance} has had no answer about the {poll} for {{ $value | humanizeDuration }}, "
+            "and shows what it knew before: its log has the reason (poll_failed).",
             panel=(MONITOR, "Age of the background polls"),
         ),
         Alert(
@@ -136,8 +136,8 @@ def _misconfigured(given: Given) -> list[Alert]:
             when=series(c.MONITOR_WEB_CONFIG_RELOADED).then("== 0"),
             lasts=300,
             summary="The monitor's web configuration was changed and cannot be used.",
-            description="Monitor {instance} goes on with the web configuration it had before: its log tells what is wrong "
-            "with the new one (web_config_not_reloaded).",
+            description="Monitor {instance} goes on with the web configuration it had before: its log tells what is "
+            "wrong with the new one (web_config_not_reloaded).",
             panel=(MONITOR, "Web configuration"),
         ),
         Alert(

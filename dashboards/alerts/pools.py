@@ -30,8 +30,8 @@ def _pools(given: Given) -> list[Alert]:
             when=used.max_without("slot").then(f"> {limits.utilization:g}"),
             lasts=300,
             summary="A process uses nearly all connections of a pool.",
-            description="A process of worker {hostname} has used {{ $value | humanizePercentage }} of its pool {pool}: see "
-            "whether tasks wait, and how long they hold a connection.",
+            description="A process of worker {hostname} has used {{ $value | humanizePercentage }} of its pool {pool}: "
+            "see whether tasks wait, and how long they hold a connection.",
             panel=(POOLS, "Fullest process, by worker"),
         ),
         Alert(
@@ -40,8 +40,8 @@ def _pools(given: Given) -> list[Alert]:
             when=wait.with_("and", often),
             lasts=600,
             summary="Tasks wait for a connection.",
-            description="Tasks of queue {queue_name} wait {{ $value | humanizeDuration }} for a connection of pool {pool} "
-            "(95th percentile): see who holds them for how long.",
+            description="Tasks of queue {queue_name} wait {{ $value | humanizeDuration }} for a connection of pool "
+            "{pool} (95th percentile): see who holds them for how long.",
             panel=(POOLS, "Wait for a connection, by queue"),
         ),
         Alert(
@@ -49,8 +49,9 @@ def _pools(given: Given) -> list[Alert]:
             severity="critical",
             when=given.increase(c.POOL_TIMEOUTS, seconds=600).sum_without("hostname").then("> 0"),
             summary="Tasks got no connection in time.",
-            description='In ten minutes {{ $value | printf "%.0f" }} tasks of queue {queue_name} got no connection of pool '
-            "{pool} in time and failed, if they did not try again: find what holds the connections.",
+            description="Tasks of queue {queue_name} got no connection of pool {pool} in time, "
+            '{{ $value | printf "%.0f" }} in ten minutes, and failed if they did not try again: find what holds the '
+            "connections.",
             panel=(POOLS, "Timeouts"),
         ),
     ]
@@ -65,8 +66,8 @@ def _leak(given: Given) -> Alert:
         when=held.then(f"> {given.limits.checkout_seconds:g}"),
         lasts=300,
         summary="A connection has been held for very long.",
-        description="A task of worker {hostname} has held a connection of pool {pool} for {{ $value | humanizeDuration }}: "
-        "leak_threshold makes the worker's log show where it was taken.",
+        description="A task of worker {hostname} has held a connection of pool {pool} for "
+        "{{ $value | humanizeDuration }}: leak_threshold makes the worker's log show where it was taken.",
         panel=(POOLS, "Oldest checkout"),
     )
 
@@ -92,8 +93,8 @@ def _databases(given: Given) -> list[Alert]:
             when=ratio("used").then(f"> {given.limits.database:g}"),
             lasts=120,
             summary="The fleet holds nearly all connections of the database.",
-            description="The fleet holds {{ $value | humanizePercentage }} of the connections that the database {database} "
-            "takes: it is about to refuse some; see who holds them.",
+            description="The fleet holds {{ $value | humanizePercentage }} of the connections that the database "
+            "{database} takes: it is about to refuse some; see who holds them.",
             panel=(POOLS, "Who holds the database's connections"),
         ),
     ]
@@ -113,6 +114,6 @@ def _notifications(given: Given) -> Alert:
         lasts=300,
         summary="Auxiliary operations of tasks fail.",
         description="Of the operations {operation} in queue {queue_name}, {{ $value | humanizePercentage }} fail by "
-        "{reason}: loop_conflict has the cause of the conflicts, timeout and error together are the service they talk to.",
+        "{reason}: loop_conflict is a loop conflict like any other, timeout and error are the service they talk to.",
         panel=("loopwatch-loop-conflicts", "Failed notifications"),
     )

@@ -27,9 +27,9 @@ def _failures(given: Given) -> Alert:
         when=share.with_("and", enough),
         lasts=600,
         summary="A task fails often.",
-        description="Of the runs of task {name} in queue {queue_name}, {{ $value | humanizePercentage }} fail: the panel "
-        "names the exception; compare its beginning with the workers' starts.",
-        panel=(TASKS, "Failures by exception"),
+        description="Of the runs of task {name} in queue {queue_name}, {{ $value | humanizePercentage }} fail: the "
+        "panel names the exception; compare its beginning with the workers' starts.",
+        panel=(TASKS, "Failed tasks, share by task"),
     )
 
 
@@ -51,8 +51,8 @@ def _queues(given: Given) -> list[Alert]:
             when=slow.with_("or", stuck),
             lasts=600,
             summary="More tasks wait in a queue than its workers begin in a fair time.",
-            description=f"In queue {{queue_name}} {length} tasks wait, and at the rate at which they are started they will "
-            "for long: see whether its workers are busy, idle or gone.",
+            description=f"In queue {{queue_name}} {length} tasks wait, and they will for long at the rate at which "
+            "they are started: see whether its workers are busy, idle or gone.",
             panel=(TASKS, "Time to drain"),
         ),
         Alert(
@@ -78,5 +78,5 @@ def _unattended(given: Given) -> Alert:
         summary="A queue holds tasks and no worker consumes it.",
         description="Tasks wait in queue {queue_name}, and no worker that is up consumes it: start one with "
         "-Q {queue_name}, or see why the last one ended.",
-        panel=(TASKS, "Workers"),
+        panel=(TASKS, "Workers and slots, by queue"),
     )

@@ -36,8 +36,8 @@ def _not_consuming(given: Given) -> Alert:
         .with_("and", its_queue_is_long, on=worker),
         lasts=300,
         summary="A worker is alive and takes no task although its queue is not empty.",
-        description="Worker {hostname} sends heartbeats and has begun no task for ten minutes, although tasks wait in its "
-        "queue: restart it, having looked at where it hangs.",
+        description="Worker {hostname} sends heartbeats and has begun no task for ten minutes, although tasks wait in "
+        "its queue: see where it hangs, then restart it.",
         panel=(TASKS, "Slots in use, by worker"),
     )
 
@@ -65,8 +65,8 @@ def _unseen(given: Given) -> list[Alert]:
             when=once(series(c.WORKER_EVENTS_ENABLED)).then("== 0"),
             lasts=600,
             summary="A worker sends no task events.",
-            description="Worker {hostname} works and sends no task events, so its tasks are not counted: start it with -E, "
-            "or set worker_send_task_events.",
+            description="Worker {hostname} works and sends no task events, so its tasks are not counted: start it with "
+            "-E, or set worker_send_task_events.",
             panel=(MONITOR, "Workers without task events"),
         ),
         Alert(
@@ -90,7 +90,7 @@ def _dropping(given: Given) -> Alert:
         when=given.increase(c.TELEMETRY_DROPPED, seconds=600).then("> 0"),
         lasts=900,
         summary="A worker keeps dropping telemetry.",
-        description='Worker {hostname} dropped {{ $value | printf "%.0f" }} pieces of telemetry in ten minutes, by {reason}: '
-        "its tasks are unharmed, its figures may be too low.",
+        description='Worker {hostname} dropped {{ $value | printf "%.0f" }} pieces of telemetry in ten minutes, by '
+        "{reason}: its tasks are unharmed, its figures may be too low.",
         panel=(MONITOR, "Telemetry dropped, by reason"),
     )

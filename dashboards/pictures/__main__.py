@@ -1,4 +1,4 @@
-"""``python -m dashboards.pictures``: a run of eight minutes, and its pictures in ``docs/pictures``, light and dark.
+"""``python -m dashboards.pictures``: a run of sixteen minutes, and its pictures in ``docs/pictures``, light and dark.
 
 With ``--draw`` there is no run: they are drawn anew from the recording of the last one.
 """
@@ -21,7 +21,8 @@ from dashboards.pictures.run import run
 from dashboards.pictures.theme import THEMES
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "docs" / "pictures"
-SECONDS = 480
+SECONDS = 960
+"""So long that the alerts that wait for five minutes fire, too."""
 
 
 def draw_all(recording: Recording, directory: Path = DIRECTORY) -> list[Path]:

@@ -13,7 +13,7 @@ from dashboards.reading import Annotation, Window, annotations_of, filled, legen
 
 __all__ = ["Prometheus", "record"]
 
-DIGITS = 4
+DIGITS = 3
 """Significant digits that are kept of a value that is drawn."""
 
 

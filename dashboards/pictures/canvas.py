@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
@@ -34,8 +36,11 @@ class Canvas:
     def __init__(self, width: float, height: float, theme: Theme) -> None:
         self.theme = theme
         self.width, self.height = width, height
-        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=theme.page)
-        self._renderer = FigureCanvasAgg(self.figure).get_renderer()
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI * SHARPNESS, facecolor=theme.page)
+        # Any: what matplotlib's canvases do has no types.
+        make_agg: Any = FigureCanvasAgg
+        self._agg = make_agg(self.figure)
+        self._renderer = self._agg.get_renderer()
 
     def box(self, box: Box, colour: str, *, edge: str | None = None) -> None:
         """A filled rectangle."""
@@ -83,10 +88,9 @@ class Canvas:
 
     def width_of(self, text: str, size: float, *, bold: bool = False) -> float:
         """How many pixels wide the text would be."""
-        probe = self.text(0, 0, text, size=size, bold=bold)
-        extent = probe.get_window_extent(self._renderer)
-        probe.remove()
-        return float(extent.width)
+        font = FontProperties(family=FONT, size=size * POINT, weight="bold" if bold else "normal")
+        widths = [self._renderer.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n")]
+        return float(max(widths)) / SHARPNESS
 
     def fitting(self, text: str, size: float, width: float, *, bold: bool = False) -> str:
         """The text, or as much of it as fits, with an ellipsis: of a dotted name the end."""
@@ -125,10 +129,8 @@ class Canvas:
     def write(self, path: Path) -> None:
         """Writes it as a PNG."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.set_dpi(DPI * SHARPNESS)
-        canvas = FigureCanvasAgg(self.figure)
-        canvas.draw()
-        image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
+        self._agg.draw()
+        image = Image.frombuffer("RGBA", self._agg.get_width_height(), self._agg.buffer_rgba())
         palette = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         palette.save(path, optimize=True)
 

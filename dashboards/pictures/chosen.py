@@ -13,27 +13,76 @@ __all__ = ["PICTURES", "boards_of"]
 PICTURES: Mapping[str, Picture] = {
     "overview": Picture(
         "overview",
-        left_out=("Oldest waiting task, by queue", "Monitors and workers"),
+        "Alerts that fire",
+        "Loop conflicts, last 10 min",
+        "Fullest pool of a process",
+        "Wait for a connection, 95th percentile",
+        "Failed tasks, worst queue",
+        "Failed notifications, worst queue",
+        "Oldest waiting task",
+        "Queues with tasks, without a worker",
+        "Workers up and lost",
+        "Workers we see too little of",
+        "Longest loop lag",
+        "Monitors up",
+        "Firing alerts",
+        "Connections of the databases",
+        "Loop conflicts by queue",
+        "Fullest pool of a process, by queue of its worker",
+        "Failed tasks, share by queue",
+        "Failed notifications, share by reason",
     ),
     "loop-conflicts": Picture(
         "loop-conflicts",
-        left_out=(
-            "Engines of closed loops",
-            "Engines made",
-            "Engines disposed of, by reason",
-            "Loops beyond the plan",
-            "Loop lag, 99th percentile",
-            "Longest lag of the last minute",
-            "Stalls",
-            "Longest running task",
-        ),
+        "Loop conflicts, last 10 min",
+        "Tasks that meet a conflict, worst queue",
+        "Engines too many",
+        "Lag of loops, 99th percentile",
+        "Conflicts by queue",
+        "Conflicts by resource and kind",
+        "Conflicts by task",
+        "Time since the last conflict, by worker",
+        "Tasks that meet a conflict, share by queue",
+        "Failed notifications",
+        "Engines above loops, by process",
+        "Engines and loops, by worker",
     ),
-    "pools": Picture("pools"),
-    "tasks": Picture("tasks"),
+    "pools": Picture(
+        "pools",
+        "Fullest process",
+        "Wait for a connection, 95th percentile",
+        "Tasks that wait",
+        "Timeouts, last 10 min",
+        "Longest held connection",
+        "Database, potential of its limit",
+        "Used of maximum, by queue",
+        "Peak of maximum, by worker",
+        "In use, by the queue of the task",
+        "Connections made and invalidated",
+        "Waits for a connection",
+        "Time a connection is held",
+        "Who pays: time waited a use, by task",
+    ),
+    "tasks": Picture(
+        "tasks",
+        "Tasks started",
+        "Failed tasks, worst task",
+        "Tasks that wait in queues",
+        "Longest time to drain",
+        "Queues with tasks, without a worker",
+        "Workers up and lost",
+        "Tasks sent and started, by queue",
+        "Tasks that ended, by outcome",
+        "Failed tasks, share by task",
+        "Failures by exception",
+        "Runtime, 95th percentile by task",
+        "Queue length",
+    ),
 }
 """File names, without the theme, and what is in them."""
 
-KEPT = ("title", "templating", "annotations")
+LEFT_OUT = {"description", "links", "datasource"}
+VARIABLE = {"name", "type", "multi", "current", "allValue", "query"}
 
 
 def boards_of(boards: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -42,9 +91,17 @@ def boards_of(boards: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
     Raises:
         ValueError: a dashboard has no panel of a title that is chosen.
     """
-    kept = {}
-    for picture in PICTURES.values():
-        board = boards[picture.board]
-        panels = [dict(panel.raw) for panel in picture.panels(panels_of(board))]
-        kept[picture.board] = {**{name: board.get(name) for name in KEPT}, "panels": panels}
-    return kept
+    return {picture.board: _kept(boards[picture.board], picture) for picture in PICTURES.values()}
+
+
+def _kept(board: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
+    variables = [{k: v for k, v in raw.items() if k in VARIABLE} for raw in board["templating"]["list"]]
+    return {
+        "title": board["title"],
+        "templating": {"list": variables},
+        "annotations": board["annotations"],
+        "panels": [
+            {key: value for key, value in panel.raw.items() if key not in LEFT_OUT}
+            for panel in picture.panels(panels_of(board))
+        ],
+    }

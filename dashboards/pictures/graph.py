@@ -53,7 +53,7 @@ def draw_graph(canvas: Canvas, panel: Panel, content: Content, box: Box, colours
     top = _draw_series(axes, series, colour_of, custom, content.window.step)
     top = max(top, custom.get("axisSoftMax") or 0)
     axes.set_ylim(0, nice_top(top))
-    _name_values(axes, panel.unit)
+    _name_values(axes, panel.unit, whole=all(_is_whole(one) for one in series))
     axes.grid(axis="y", color=canvas.theme.grid, linewidth=0.7)
     axes.set_axisbelow(True)
     if (custom.get("thresholdsStyle") or {}).get("mode", "off") != "off":
@@ -77,20 +77,24 @@ def time_axis(canvas: Canvas, axes: Axes, content: Content) -> None:
         colour = canvas.theme.words[mark.colour]
         if mark.name == ALERTS:
             # Many: lines would hide what they are about.
-            bottom = axes.get_xaxis_transform()
+            upper = axes.get_xaxis_transform()
             axes.plot(
-                [mark.time - start], [0], "^", color=colour, markersize=6, transform=bottom, clip_on=False, zorder=50
+                [mark.time - start], [1], "v", color=colour, markersize=6, transform=upper, clip_on=False, zorder=50
             )
         else:
             axes.axvline(mark.time - start, color=colour, linewidth=0.9, linestyle=DASH)
 
 
-def _name_values(axes: Axes, unit: str) -> None:
+def _name_values(axes: Axes, unit: str, *, whole: bool) -> None:
     top = axes.get_ylim()[1]
-    ticks = [tick for tick in MaxNLocator(4, integer=unit == "short" and top >= 3).tick_values(0, top) if tick <= top]
+    ticks = [tick for tick in MaxNLocator(4, integer=whole).tick_values(0, top) if tick <= top]
     lowest = axes.set_yticks(ticks, [formatted(tick, unit) for tick in ticks])[0]
     # Its lower half would stand in the first minute's name.
     lowest.label1.set_verticalalignment("bottom")
+
+
+def _is_whole(one: Named) -> bool:
+    return all(value is None or value == int(value) for value in one.series.values)
 
 
 def _highest(one: Named) -> float:
@@ -110,7 +114,9 @@ def _draw_series(
         colour = colour_of[one.name]
         zorder = 3 + len(series) - order
         if custom.get("drawStyle") == "bars":
-            axes.bar(times, values, width=step, bottom=below, color=colour, linewidth=0, zorder=zorder)
+            # Each as wide as its step; a single one between two gaps is a bar, too.
+            top_of = np.nan_to_num(values) + below
+            axes.fill_between(times, below, top_of, step="mid", color=colour, linewidth=0, zorder=zorder)
         else:
             axes.plot(times, values + below, color=colour, linewidth=1.5, zorder=zorder, solid_joinstyle="round")
             if stacked:

@@ -28,7 +28,6 @@ def draw_heat(canvas: Canvas, panel: Panel, content: Content, box: Box) -> int:
     used = 1 + max(int(row) for row in np.nonzero(np.nansum(counts, axis=1))[0])
     unit = ((panel.raw.get("options") or {}).get("yAxis") or {}).get("unit") or "short"
     shades = LinearSegmentedColormap.from_list("heat", canvas.theme.heat)
-    shades.set_bad(alpha=0)
     times = np.arange(counts.shape[1] + 1) * content.window.step
     # Square roots: a single slow one is to be seen beside a thousand quick ones.
     axes.pcolormesh(

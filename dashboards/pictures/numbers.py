@@ -26,12 +26,13 @@ def draw_tile(canvas: Canvas, panel: Panel, content: Content, box: Box) -> int:
         middle, centre = box.left + (index + 0.5) * width, box.top + box.height / 2
         size = next((size for size in (26, 22, 18, 15) if canvas.width_of(text, size, bold=True) < width - 8), 12)
         named = len(shown) > 1
+        label = canvas.wrapped(name, 9.5, width - 4)
+        raised = (4 + 5 * (1 + label.count("\n"))) * named
         canvas.text(
-            middle, centre - 7 * named, text, size=size, colour=colour, bold=True, align="center", vertical="center"
+            middle, centre - raised, text, size=size, colour=colour, bold=True, align="center", vertical="center"
         )
         if named:
-            label = canvas.fitting(name, 10, width - 4)
-            canvas.text(middle, box.bottom - 5, label, size=10, colour=colour, align="center", vertical="bottom")
+            canvas.text(middle, box.bottom - 5, label, size=9.5, colour=colour, align="center", vertical="bottom")
     return len(series)
 
 

@@ -83,11 +83,13 @@ class Recording:
                 Window(**raw["window"]),
                 [Phase(**phase) for phase in raw["phases"]],
                 raw["boards"],
-                *({ask: [Series(**one) for one in said] for ask, said in raw[name].items()} for name in _ANSWERS),
+                _answers(raw["answers"]),
+                _answers(raw["instants"]),
                 {board: [Mark(**mark) for mark in marks] for board, marks in raw["marks"].items()},
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no recording of `python -m dashboards.pictures`: {error!r}") from error
 
 
-_ANSWERS = ("answers", "instants")
+def _answers(raw: Mapping[str, Any]) -> dict[str, list[Series]]:
+    return {expression: [Series(**one) for one in said] for expression, said in raw.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import tempfile
 import time
@@ -26,9 +27,7 @@ __all__ = ["run"]
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus" / "rules"
 SCRAPE_INTERVAL = 2
-CONNECTIONS = 40
-"""Of the database: so few that the pools, whose sizes are made of it, have something to do."""
-STEPS = 180
+STEPS = 160
 """Points of a line, about: as many as can be told apart in a picture."""
 STARTED = 'sum(celery_task_received_total{hostname%s".+@global[.].+"}) > 0'
 
@@ -40,21 +39,24 @@ def run(boards: Mapping[str, Mapping[str, Any]], seconds: float) -> Recording:
         ServerError, FleetError, DemoError: the run did not come to its end, or did not show what it should.
     """
     with ExitStack() as stack:
-        environment = demo_environment(stack, os.environ, connections=CONNECTIONS)
+        environment = demo_environment(stack, os.environ)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loopwatch-pictures-")))
-        prometheus = start_prometheus(directory, configuration(f"127.0.0.1:{environment['MONITOR_PORT']}"))
+        monitor = f"127.0.0.1:{environment['MONITOR_PORT']}"
+        prometheus = start_prometheus(directory, configuration(monitor, host=socket.gethostname()))
         stack.callback(prometheus.close)
         demo = Demo(directory, environment, make_console())
         stack.callback(demo.close)
         return asyncio.run(_recorded(boards, demo, prometheus.url, seconds))
 
 
-def configuration(monitor: str) -> dict[str, Any]:
-    """Prometheus' configuration, with the shipped rules."""
-    # A picture is for everybody: this machine's name has no place in it.
+def configuration(monitor: str, *, host: str) -> dict[str, Any]:
+    """Prometheus' configuration, with the shipped rules; ``host`` is called "host".
+
+    A picture is for everybody: a machine's name has no place in it.
+    """
     relabel = {
         "source_labels": ["hostname"],
-        "regex": f"(.*){socket.gethostname()}",
+        "regex": f"(.*){re.escape(host)}",
         "target_label": "hostname",
         "replacement": "${1}host",
     }

@@ -76,7 +76,11 @@ def rows_of(panel: Panel, series: Sequence[Named]) -> list[Row]:
 
 
 def _sort(rows: list[dict[str, Any]], heading: str, *, descending: bool) -> None:
-    rows.sort(key=lambda row: row.get(heading) if row.get(heading) is not None else float("-inf"), reverse=descending)
+    def key(row: Mapping[str, Any]) -> tuple[bool, Any]:
+        # What is not there comes last where the highest comes first.
+        return row.get(heading) is not None, row.get(heading)
+
+    rows.sort(key=key, reverse=descending)
 
 
 def _arrangement(panel: Panel) -> tuple[dict[str, str], dict[str, bool], dict[str, int]]:

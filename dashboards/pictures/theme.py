@@ -48,11 +48,11 @@ THEMES: Mapping[str, Theme] = {
         text="#1f2328",
         faint="#59636e",
         grid="#e2e6eb",
-        shade="#f4dcd2",
+        shade="#faeae4",
         cycle=("#0072b2", "#d55e00", "#009e73", "#b3468c", "#3a9fd8", "#c98500", "#444c56", "#7a5195"),
         words={"green": "#1a8272", "yellow": "#e8b01e", "orange": "#e8871e", "red": "#c8371f", "blue": "#0072b2"},
         on_word=ON_WORD,
-        heat=("#fdeadb", "#fdd0a2", "#f79649", "#d55e00", "#7a2e00"),
+        heat=("#fdd5a9", "#fbb877", "#f79649", "#d55e00", "#7a2e00"),
     ),
     "dark": Theme(
         page="#0d1117",
@@ -65,6 +65,6 @@ THEMES: Mapping[str, Theme] = {
         cycle=("#56b4e9", "#f0763a", "#2bc59a", "#e58fc0", "#a6c8ff", "#e6b422", "#c3ccd6", "#b794f4"),
         words={"green": "#1f8a79", "yellow": "#e0ab26", "orange": "#ea8d30", "red": "#d0452d", "blue": "#58a6ff"},
         on_word=ON_WORD,
-        heat=("#4a2a14", "#6b360f", "#b4560f", "#f0763a", "#ffe3c2"),
+        heat=("#5f3715", "#7d420f", "#b4560f", "#f0763a", "#ffe3c2"),
     ),
 }

@@ -57,4 +57,5 @@ UNITS: Mapping[str, Callable[[float], str]] = {
     "dtdurations": _duration,
     "ops": lambda value: f"{_multiple(value, THOUSANDS)}/s",
     "bytes": lambda value: _multiple(value, BINARY),
+    "decbytes": lambda value: f"{_multiple(value, THOUSANDS)}B",
 }

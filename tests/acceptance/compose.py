@@ -112,10 +112,9 @@ class Compose:
 
     def kill(self, name: str) -> None:
         """Kills a service with all its processes, as when its container is out of memory."""
-        running = self._running[name]
-        with suppress(ProcessLookupError):
-            os.killpg(running.process.pid, signal.SIGKILL)
-        running.process.wait()
+        process = self._running[name].process
+        process.kill()
+        process.wait()
         self._forget(name)
 
     def check(self, name: str) -> str:
@@ -187,7 +186,11 @@ class Compose:
         return code
 
     def _forget(self, name: str) -> None:
-        self._warden.drop(self._running.pop(name).process.pid)
+        group = self._running.pop(name).process.pid
+        # A container's other processes end with its first one.
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        self._warden.drop(group)
         self._healthy.discard(name)
 
     def _wait_until_healthy(self, service: Service) -> None:

@@ -34,16 +34,19 @@ class Ports:
         names = "|".join(sorted((*map(re.escape, images), *map(re.escape, _LOCAL)), key=len, reverse=True))
         self._address = re.compile(rf"(?<![\w.-])({names}):(\d+)\b")
         self._here: dict[tuple[str, int], int] = {}
-        for name, image in images.items():
-            for port in (*image.ports, *services[name].published):
-                self._add(name, port)
+        # Those that somebody else knows come first: `of` means the first one.
         for name in images:
+            for port in services[name].published:
+                self._add(name, port)
             for host, port in self._address.findall(" ".join(_texts(services[name]))):
                 if host not in _LOCAL:
                     self._add(host, int(port))
+        for name, image in images.items():
+            for port in image.ports:
+                self._add(name, port)
 
     def of(self, name: str, port: int | None = None) -> int:
-        """The port of this machine that stands for the container's ``port`` (its first one)."""
+        """The port of this machine that stands for the container's ``port`` (by default the one that is asked for)."""
         if port is None:
             port = next(port for service, port in self._here if service == name)
         return self._here[name, port]

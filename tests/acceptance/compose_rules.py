@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.acceptance.compose_file import Service
+from tests.acceptance.compose_file import ComposeError, Service
 
 __all__ = ["NOT_HERE", "Image", "image_of", "process_environment"]
 
@@ -38,7 +38,6 @@ class Image:
         arguments: added at the end of the command.
         variables: added to the environment.
         clients: arguments added behind a program of this name in a health check.
-        workdir: the container's directory that is the tree's root here.
     """
 
     entrypoint: tuple[str, ...] = ()
@@ -79,12 +78,13 @@ _OWN_VARIABLES = {
     "loopwatch-app": {"API_PORT": "{port:8080}"},
     "loopwatch-monitor": {"LOOPWATCH_PORT": "{port:9808}"},
 }
-_OWN_PORTS = {"loopwatch-app": (8080,), "loopwatch-monitor": (9808,)}
 
 
 def image_of(service: Service, root: Path) -> Image:
-    """The service's image. Raises `KeyError` for one that has no rule here."""
+    """The service's image. Raises `ComposeError` for one that has no rule here."""
     name = service.image.partition(":")[0]
+    if name not in (_FOREIGN if service.dockerfile is None else _OWN_VARIABLES):
+        raise ComposeError(f"{service.name}: {name}: declare in compose_rules.py what stands for this image")
     if service.dockerfile is None:
         return _FOREIGN[name]
     text = (root / service.dockerfile).read_text().rpartition("\nFROM ")[2].replace("\\\n", " ")
@@ -92,7 +92,7 @@ def image_of(service: Service, root: Path) -> Image:
         entrypoint=_words(text, "ENTRYPOINT"),
         command=_words(text, "CMD"),
         environment=_environment(text),
-        ports=_OWN_PORTS[name],
+        ports=tuple(int(port) for port in re.findall(r"^EXPOSE (\d+)$", text, re.MULTILINE)),
         variables=_OWN_VARIABLES[name],
     )
 

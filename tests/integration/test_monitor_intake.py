@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
+from benchmarks.stream import in_flight
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot, Table
 from loopwatch_monitor.hub import Hub
@@ -93,18 +94,7 @@ def test_an_event_of_5_megabytes(monitor: Consuming, publisher: Publisher) -> No
 def test_30_000_tasks_in_flight_keep_their_names_and_queues(monitor: Consuming, publisher: Publisher) -> None:
     """All are sent and received before the first of them ends: what a table of 10,000 forgets."""
     tasks = 30_000
-
-    def event(kind: str, number: int, hostname: str = "w@h", **more: object) -> dict[str, object]:
-        return {"type": kind, "hostname": hostname, "timestamp": 1.0, "uuid": f"task-{number}"} | more
-
-    about = [{"name": f"t{number % 7}", "queue": f"q{number % 3}"} for number in range(tasks)]
-    sent = [json.dumps(event("task-sent", number, "gen1@h", **about[number])).encode() for number in range(tasks)]
-    begun = [
-        json.dumps([event("task-received", number, name=about[number]["name"]), event("task-started", number)]).encode()
-        for number in range(tasks)
-    ]
-    ended = [json.dumps(event("task-succeeded", number, runtime=1.0)).encode() for number in range(tasks)]
-    publisher.bodies(sent + begun + ended)
+    publisher.bodies([*in_flight(tasks)])
     monitor.waits_for("celery_task_succeeded_total{", tasks)
     for number in range(21):
         labels = f'{{name="t{number % 7}",hostname="w@h",queue_name="q{number % 3}"}}'

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from structlog.testing import capture_logs
 
 from app.demo.servers import Server
 from loopwatch_monitor.hub import Hub
+from loopwatch_monitor.intake.redis_address import parse_address
+from loopwatch_monitor.intake.redis_link import connect
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.polls.questions import Questions, make_questions
 from loopwatch_monitor.polls.start import make_polls
@@ -125,6 +127,11 @@ def test_a_queue_that_we_may_not_see_is_left_out_and_a_broker_that_tells_nothing
             questions.queues(["secret"])
         with pytest.raises(hiredis.ReplyError, match="NOPERM"):
             questions.workers()
+        # As docs/monitor.md says.
+        rights = ("~*.reply.celery.pidbox", "&/0.celery.pidbox", "+publish", "+del", "+rpush", "+expire", "+lpop")
+        broker.do("ACL", "SETUSER", "watcher", *rights)
+        with answering(broker.url, "w@h"):
+            assert questions.workers() == {"w@h": Answer(("logs",), 3, 5)}
 
 
 def test_options_that_cannot_work_are_said(redis_url: str) -> None:
@@ -235,6 +242,16 @@ def test_answers_that_cannot_be_read_cost_the_others_nothing(redis_url: str) -> 
         found = ask(redis_url).workers()
         thread.join()
     assert found == {"w@h": Answer(("logs",))}
+
+
+def test_an_answer_without_end_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwatch_monitor.intake.redis_link.LONGEST_ANSWER", 100_000)
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("long", b"x" * 1_000_000)
+    with closing(connect(parse_address(redis_url))) as link:
+        assert link.ask("STRLEN", "long") == 1_000_000
+        with pytest.raises(hiredis.ProtocolError, match="more than 100000 bytes"):
+            link.ask("GET", "long")
 
 
 def test_consumers_on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:

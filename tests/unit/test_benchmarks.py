@@ -34,6 +34,8 @@ FOUND = replace(
     summarise("Do it", {"base": [1e-6], "ours": [2e-6]}),
     targets=(Target("fast", 2.0, 3, "us"), Target("small", 5000, 4096, "bytes"), Target("near", 1.005, 1.01, "x")),
 )
+LOSING = replace(summarise("Take it in", {"ours": [1e-6], "theirs": [4e-6]}), lost={"ours": 0, "theirs": 65_000})
+TARGETS_ALONE = Comparison("Keep it", {}, {}, (Target("events lost", 0, 0, ""),))
 WHERE = {
     "date": "2026-01-01",
     "python": "3.11.2",
@@ -45,7 +47,7 @@ WHERE = {
 
 
 def test_results_as_json_and_as_tables() -> None:
-    results = as_json([FOUND], WHERE)
+    results = as_json([FOUND, LOSING, TARGETS_ALONE], WHERE)
     assert json.loads(json.dumps(results)) == results
     assert [target["reached"] for target in results["comparisons"][0]["targets"]] == [True, False, True]
     lines = as_markdown(results).splitlines()
@@ -54,6 +56,15 @@ def test_results_as_json_and_as_tables() -> None:
     assert "| small | 4,096 bytes | 5,000 bytes | **missed** |" in lines
     assert "| near | 1.01x | 1.005x | ok |" in lines
     assert "| ours | 2.00 µs | 2.00 |" in lines
+    assert lines[-5:] == [
+        "",
+        "| | median | ratio | lost |",
+        "| --- | ---: | ---: | ---: |",
+        "| ours | 1.00 µs | 1.00 | 0 |",
+        "| theirs | 4.00 µs | 4.00 | 65,000 |",
+    ]
+    assert "| events lost | 0 | 0 | ok |" in lines
+    assert "### Keep it" not in lines
 
 
 def test_the_machine_is_named() -> None:

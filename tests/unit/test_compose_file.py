@@ -21,7 +21,7 @@ FILE = ROOT / "docker-compose.yml"
 def read(tmp_path: Path, variables: dict[str, str] | None = None, **service: Any) -> Service:
     """A service ``s`` as it is read."""
     path = tmp_path / "docker-compose.yml"
-    path.write_text(yaml.safe_dump({"services": {"s": {"image": "redis:7", **service}}}))
+    path.write_text(yaml.safe_dump({"services": {"s": {"image": "redis:7"} | service}}))
     return read_compose(path, variables or {})["s"]
 
 
@@ -97,10 +97,16 @@ def places(tmp_path: Path) -> Places:
     return Places(ROOT, tmp_path, services, images, {})
 
 
+def test_an_image_without_a_rule_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ComposeError, match=r"s: rabbitmq: declare in compose_rules\.py"):
+        image_of(read(tmp_path, image="rabbitmq:4"), ROOT)
+
+
 def test_hosts_and_ports_are_translated(places: Places) -> None:
     redis, own, api = (places.ports.of(name) for name in ("redis", "prometheus", "api"))
     translate = places.ports.translate
     assert translate("api", "redis://redis:6379/0") == f"redis://127.0.0.1:{redis}/0"
+    assert translate("api", "http://llm:8090/v1") == f"http://127.0.0.1:{places.ports.of('llm')}/v1"
     assert translate("prometheus", "http://127.0.0.1:9090/x") == f"http://127.0.0.1:{own}/x"
     assert translate("monitor", "http://localhost:8080/") == f"http://127.0.0.1:{api}/"
     # Nobody's: Grafana does not run here, and this is no host at all.
@@ -113,6 +119,7 @@ def test_no_port_is_the_containers_or_another_services(places: Places) -> None:
     names = ("postgres", "redis", "llm", "api", "monitor", "prometheus", "alertmanager")
     ports = {places.ports.of(name) for name in names}
     assert len(ports) == len(names)
+    assert places.ports.of("llm") == places.ports.of("llm", 8090)
     assert not ports & {5432, 6379, 8090, 8080, 9808, 9090, 9093}
 
 

@@ -12,7 +12,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
@@ -24,6 +24,8 @@ from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT
 
 __all__ = ["Link", "connect", "subscribe"]
 
+LONGEST_ANSWER = 16 * 1024 * 1024
+"""Bytes. What workers answer, anybody may have written."""
 _Result = TypeVar("_Result")
 
 
@@ -59,13 +61,16 @@ class Link:
             raise answer
         return answer
 
-    def ask_all(self, commands: Sequence[Sequence[str]]) -> list[Any]:
-        """Sends commands in one go and waits for their answers; a `hiredis.ReplyError` is one, too."""
+    def ask_all(self, commands: Sequence[Sequence[str]]) -> Iterator[Any]:
+        """Sends commands in one go, and waits for each answer when it is taken: all are to be. A `hiredis.ReplyError`
+        is one, too."""
         self._socket.sendall(b"".join(_packed(*command) for command in commands))
-        return [self._answer() for _ in commands]
+        return (self._answer() for _ in commands)
 
     def _answer(self) -> Any:
         while (answer := self.reader.gets()) is False:
+            if self.reader.len() > LONGEST_ANSWER:
+                raise hiredis.ProtocolError(f"an answer of more than {LONGEST_ANSWER} bytes")
             self.reader.feed(self._socket.recv(65536) or _closed())
         return answer
 

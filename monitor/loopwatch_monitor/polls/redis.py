@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
 from typing import Any
@@ -68,7 +68,7 @@ class RedisQuestions:
                     raise TimeoutError(f"the queues took longer than {QUEUES_SECONDS:g} s")
                 some, left = left[:_SOME], left[_SOME:]
                 keys = [self._prefix + name + ending for name in some for ending in self._endings]
-                lengths = iter(link.ask_all([("LLEN", key) for key in keys]))
+                lengths = link.ask_all([("LLEN", key) for key in keys])
                 found |= {name: _depth([*islice(lengths, len(self._endings))]) for name in some}
         depths = {name: depth for name, depth in found.items() if isinstance(depth, Depth)}
         refusals = [refusal for refusal in found.values() if isinstance(refusal, hiredis.ReplyError)]
@@ -83,10 +83,11 @@ class RedisQuestions:
             self._broadcast(link)
             begun = heard = time.monotonic()
             while (now := time.monotonic()) - heard < SILENCE_SECONDS and now - begun < GATHER_SECONDS:
-                time.sleep(STEP_SECONDS)
                 for message in self._fetch(link):
                     heard = time.monotonic()
                     answers.take(_body(message))
+                if heard < now:
+                    time.sleep(STEP_SECONDS)
         return answers.by_worker
 
     def _broadcast(self, link: Link) -> None:
@@ -100,12 +101,12 @@ class RedisQuestions:
             for channel in link.endpoint.fanout:
                 link.ask("PUBLISH", channel + _EXCHANGE, message)
 
-    def _fetch(self, link: Link) -> list[bytes]:
-        """Answers that have come; nobody else takes any."""
+    def _fetch(self, link: Link) -> Iterator[bytes]:
+        """Some of the answers that have come; nobody else takes any."""
         key = self._prefix + self._reply_to
         waiting = link.ask("LLEN", key) - 1
         found = link.ask_all([("LPOP", key)] * min(waiting, _SOME))
-        return [message for message in found if isinstance(message, bytes)]
+        return (message for message in found if isinstance(message, bytes))
 
 
 def _steps(options: Mapping[str, Any]) -> list[int]:

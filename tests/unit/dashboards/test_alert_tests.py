@@ -156,6 +156,42 @@ def test_its_tests_hold_and_find_it_made_naive(alert: str, tmp_path: Path, promt
     assert [name for name, survives, _ in others if survives] == []
 
 
+def _shown(alert: str, directory: Path, promtool: Promtool) -> str:
+    """The description of the alert as its first test makes it fire: what promtool gets where none is expected."""
+    test = next(test for test in _tests_of(alert) if test["name"].split()[1] == "fires:")
+    question = {"eval_time": test["promql_expr_test"][0]["eval_time"], "alertname": alert, "exp_alerts": []}
+    asked = test | {"promql_expr_test": [], "alert_rule_test": [question]}
+    rules = {"groups": [{"name": "tried", "rules": _needed(alert)}]}
+    (directory / "rules.yml").write_text(json.dumps(rules))
+    suite = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": [asked]}
+    (directory / "tests.yml").write_text(json.dumps(suite))
+    result = promtool("test", "rules", directory / "tests.yml")
+    found = re.search(r'description="((?:[^"\\]|\\.)*)"', result.stdout + result.stderr)
+    assert found, result.stdout + result.stderr
+    return str(json.loads(f'"{found[1]}"'))
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_its_description_is_filled_in(alert: str, tmp_path: Path, promtool: Promtool) -> None:
+    said = _shown(alert, tmp_path, promtool)
+    assert not re.search(r"\{\{|\}\}|<error|<no value>|%!|  | ,| \.|NaN", said), said
+    (rule,) = [rule for rule in _needed(alert) if "alert" in rule]
+    shown = re.findall(r"\{\{ \$labels\.(\w+) \}\}", rule["annotations"]["description"])
+    for label, value in re.findall(r'(\w+)="([^"]*)"', _firing(alert)):
+        assert label not in shown or value in said
+
+
+def _firing(alert: str) -> str:
+    test = next(test for test in _tests_of(alert) if test["name"].split()[1] == "fires:")
+    return str(test["promql_expr_test"][0]["exp_samples"][0]["labels"])
+
+
+def test_a_conflict_names_worker_and_queue_where_it_is_known(tmp_path: Path, promtool: Promtool) -> None:
+    assert _shown("LoopwatchLoopConflict", tmp_path, promtool).startswith(
+        "A task of worker content@h1 (queue content) used a resource of another event loop 0s ago: "
+    )
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_it_is_seen_to_fire_to_stay_quiet_and_to_go(alert: str) -> None:
     kinds = [test["name"].split()[1].rstrip(":") for test in _tests_of(alert)]

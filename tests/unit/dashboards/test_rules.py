@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +19,18 @@ from dashboards.rules import RULES, alerts, render
 from dashboards.thresholds import THRESHOLDS
 from dashboards.vectors import Vector, once, series
 from loopwatch.telemetry import catalogue
+from tests.unit.dashboards.conftest import Promtool
 
 ALERTS = alerts(Pace())
 NAMES = [f"Loopwatch{alert.name}" for alert in ALERTS]
-FOREIGN = {"up", "absent"}
+ROOT = Path(__file__).resolve().parents[3]
+LOG_EVENTS = (
+    *("broker_lost", "broker_unreachable", "duplicate_node_name", "event_not_folded", "loop_conflict_reported"),
+    *("poll_answered", "poll_failed", "web_config_not_reloaded", "web_config_reloaded"),
+    *("a connection of the pool", "has run nothing else for", "no other thread could see why", "no answer within"),
+    *("event loops of this process hold a pool at once, and the budget plans", "cannot publish its snapshots for now"),
+)
+"""What the runbook tells to look for in a log."""
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +183,26 @@ def test_the_runbook_tells_what_to_do(name: str) -> None:
     section = RUNBOOK.read_text().partition(f"## {name}\n")[2].partition("\n## ")[0]
     parts = re.findall(r"^\*\*(\w+)\.\*\*", section, flags=re.MULTILINE)
     assert parts == ["Meaning", "Check", "Fix"]
+
+
+def test_the_runbooks_queries_ask_what_there_is(tmp_path: Path, promtool: Promtool) -> None:
+    queries = re.findall(r"^```promql\n(.*?)\n```$", RUNBOOK.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(queries) > len(NAMES) / 2
+    known = set(catalogue.exposed_names()) | {rule["record"] for rule in _rules(render()) if "record" in rule}
+    for query in queries:
+        assert set(re.findall(r"\b(?:\w+:)?(?:loopwatch|celery)_\w+(?::\w+)?", query)) <= known, query
+    file = tmp_path / "queries.yml"
+    rules = [{"record": f"runbook:{number}", "expr": query} for number, query in enumerate(queries)]
+    file.write_text(yaml.safe_dump({"groups": [{"name": "runbook", "rules": rules}]}))
+    result = promtool("check", "rules", file)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("event", sorted(LOG_EVENTS))
+def test_what_the_runbook_and_the_alerts_say_is_logged_is_logged(event: str) -> None:
+    sources = [*(ROOT / "loopwatch").rglob("*.py"), *(ROOT / "monitor").rglob("*.py")]
+    assert any(event in path.read_text() for path in sources)
+    assert event in RUNBOOK.read_text()
 
 
 # --------------------------------------------------------------------------------------------------- the vectors

@@ -32,8 +32,8 @@ from loopwatch_monitor.intake.urls import masked, passwords, split
 )
 def test_urls(url: str, endpoint: Endpoint, database: int) -> None:
     address = parse_address(url)
-    channels = {"pattern": f"/{database}.celeryev/*", "fanout": (f"/{database}.",)}
-    assert address.endpoints == (replace(endpoint, database=database, **channels),)
+    pattern, fanout = f"/{database}.celeryev/*", (f"/{database}.",)
+    assert address.endpoints == (replace(endpoint, database=database, pattern=pattern, fanout=fanout),)
     assert address.master_name == ""
 
 
