@@ -116,7 +116,7 @@ def followed(url: str) -> tuple[dict[str, Any], Panel, dict[str, list[str]]]:
     parts = urlsplit(url)
     uid = parts.path.removeprefix("/d/").strip("/")
     (board,) = [board for board in BOARDS.values() if board["uid"] == uid]
-    parameters = parse_qs(parts.query, strict_parsing=True)
+    parameters = parse_qs(parts.query, strict_parsing=True, keep_blank_values=True)
     (number,) = parameters.pop("viewPanel")
     (panel,) = [panel for panel in panels_of(board, without_queries=True) if panel.number == int(number)]
     return board, panel, {name.removeprefix("var-"): values for name, values in parameters.items()}
