@@ -74,7 +74,9 @@ class Alert:
         return rule
 
     def _description(self) -> str:
-        return re.sub(r"(?<!\{)\{(\w+)\}(?!\})", r"{{ $labels.\1 }}", self.description)
+        # A process that is no worker, such as an API's, has no queue.
+        text = self.description.replace("{queue_name}", "{{ or $labels.queue_name `(none)` }}")
+        return re.sub(r"(?<!\{)\{(\w+)\}(?!\})", r"{{ $labels.\1 }}", text)
 
 
 @dataclass(frozen=True)
