@@ -9,7 +9,7 @@ Nothing here does any I/O.
 >>> board = {"panels": [graph], "templating": {"list": [job]}}
 >>> window = Window(start=0, end=600, step=2, scrape_interval=2)
 >>> [asked] = panels_of(board)[0].targets
->>> filled(asked.expression, variables_of(board) | window.variables())
+>>> filled(asked.expression, variables_of(board) | window.of(panels_of(board)[0]).variables())
 'rate(x_total{job=~".+"}[8s])'
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = [
@@ -38,6 +38,8 @@ WITHOUT_QUERIES = frozenset({"row", "text"})
 
 # `$name`, `${name}` and `${name:format}`; not the `$1` of label_replace.
 VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::(?P<format>\w+))?\}|(?P<plain>[A-Za-z_]\w*))")
+DURATION = re.compile(r">?(?P<number>[\d.]+)(?P<unit>ms|s|m|h)")
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 LABEL = re.compile(r"\{\{\s*(.+?)\s*\}\}")
 REGEX_CHARACTER = re.compile(r"[$^*{}\[\]'+?.()|]")
 
@@ -81,6 +83,7 @@ class Panel:
         row: the title of the row it stands under; empty above the first.
         unit: Grafana's name of it, such as ``percentunit``.
         thresholds: the lower bounds and their colours; the first bound is minus infinity.
+        min_step: seconds that two points of it are apart at least.
         raw: all of its JSON.
     """
 
@@ -92,6 +95,7 @@ class Panel:
     grid: Grid
     targets: tuple[Target, ...]
     thresholds: tuple[tuple[float, str], ...]
+    min_step: float
     raw: Mapping[str, Any] = field(repr=False)
 
 
@@ -126,6 +130,10 @@ class Window:
     end: float
     step: float
     scrape_interval: float
+
+    def of(self, panel: Panel) -> Window:
+        """The window as this panel looks at it, which may want its points farther apart."""
+        return replace(self, step=max(self.step, panel.min_step))
 
     def variables(self) -> dict[str, str]:
         """The variables that Grafana has from the window."""
@@ -230,6 +238,7 @@ def _panel(raw: Mapping[str, Any], row: str) -> Panel:
         unit=defaults.get("unit") or "short",
         grid=Grid(place["x"], place["y"], place["w"], place["h"]),
         targets=tuple(_target(target) for target in raw.get("targets") or () if not target.get("hide")),
+        min_step=_seconds(raw["interval"]) if raw.get("interval") else 0,
         thresholds=tuple((_bound(step.get("value")), step["color"]) for step in steps),
         raw=raw,
     )
@@ -264,6 +273,13 @@ def _value_of(raw: Mapping[str, Any], chosen: str | Sequence[str] | None) -> str
 def _escaped(value: str) -> str:
     # Twice: once for the regular expression, once for the quoted string that it stands in.
     return REGEX_CHARACTER.sub(r"\\\\\g<0>", value.replace("\\", r"\\\\"))
+
+
+def _seconds(duration: str) -> float:
+    match = DURATION.fullmatch(duration)
+    if match is None:
+        raise ValueError(f"the interval {duration!r} is no duration, such as 1m")
+    return float(match["number"]) * UNITS[match["unit"]]
 
 
 def _duration(seconds: float) -> str:

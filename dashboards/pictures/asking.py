@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from dashboards.pictures.recording import Mark, Phase, Recording, Series
+from dashboards.pictures.recording import Mark, Phase, Recording, Series, asked
 from dashboards.reading import Annotation, Window, annotations_of, filled, legend_of, panels_of, variables_of
 
 __all__ = ["Prometheus", "record"]
@@ -54,16 +54,17 @@ async def record(
     instants: dict[str, list[Series]] = {}
     marks: dict[str, list[Mark]] = {}
     for name, board in boards.items():
-        variables = {**variables_of(board), **window.variables()}
-        for target in (target for panel in panels_of(board) for target in panel.targets):
-            expression = filled(target.expression, variables)
+        variables = variables_of(board)
+        for panel, target in [(panel, target) for panel in panels_of(board) for target in panel.targets]:
+            own = window.of(panel)
+            expression = filled(target.expression, {**variables, **own.variables()})
             if target.instant:
-                instants[expression] = [_at(raw) for raw in await prometheus.at(expression, window.end)]
+                instants[expression] = [_at(raw) for raw in await prometheus.at(expression, own.end)]
             else:
-                answers[expression] = [_over(raw, window) for raw in await prometheus.over(expression, window)]
+                answers[asked(expression, own)] = [_over(raw, own) for raw in await prometheus.over(expression, own)]
         marks[name] = []
         for annotation in annotations_of(board):
-            expression = filled(annotation.expression, variables)
+            expression = filled(annotation.expression, {**variables, **window.variables()})
             marks[name] += _marks(annotation, await prometheus.over(expression, window))
     return Recording(window, phases, boards, answers, instants, marks)
 

@@ -26,7 +26,7 @@ SHARPNESS = 2
 FONT = "DejaVu Sans"
 """It comes with matplotlib: a picture looks the same wherever it is made."""
 POINT = 72 / DPI
-COLOURS = 128
+COLOURS = 256
 """Of the file: it needs no more, and is a third of its size."""
 
 
@@ -131,7 +131,7 @@ class Canvas:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._agg.draw()
         image = Image.frombuffer("RGBA", self._agg.get_width_height(), self._agg.buffer_rgba())
-        palette = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        palette = image.convert("RGB").quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         palette.save(path, optimize=True)
 
 

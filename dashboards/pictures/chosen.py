@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashboards.pictures.draw import Picture
-from dashboards.reading import panels_of
+from dashboards.reading import Panel, panels_of
 
 __all__ = ["PICTURES", "boards_of"]
 
@@ -16,13 +16,13 @@ PICTURES: Mapping[str, Picture] = {
         "Alerts that fire",
         "Loop conflicts, last 10 min",
         "Fullest pool of a process",
-        "Wait for a connection, 95th percentile",
+        "Wait for a connection p95",
         "Failed tasks, worst queue",
-        "Failed notifications, worst queue",
+        "Failed notifications",
         "Oldest waiting task",
-        "Queues with tasks, without a worker",
+        "Queues without a worker",
         "Workers up and lost",
-        "Workers we see too little of",
+        "Workers hardly seen",
         "Longest loop lag",
         "Monitors up",
         "Firing alerts",
@@ -50,14 +50,14 @@ PICTURES: Mapping[str, Picture] = {
     "pools": Picture(
         "pools",
         "Fullest process",
-        "Wait for a connection, 95th percentile",
+        "Wait for a connection p95",
         "Tasks that wait",
         "Timeouts, last 10 min",
         "Longest held connection",
-        "Database, potential of its limit",
+        "Potential of the database",
         "Used of maximum, by queue",
         "Peak of maximum, by worker",
-        "In use, by the queue of the task",
+        "Wait for a connection, by queue",
         "Connections made and invalidated",
         "Waits for a connection",
         "Time a connection is held",
@@ -69,7 +69,7 @@ PICTURES: Mapping[str, Picture] = {
         "Failed tasks, worst task",
         "Tasks that wait in queues",
         "Longest time to drain",
-        "Queues with tasks, without a worker",
+        "Queues without a worker",
         "Workers up and lost",
         "Tasks sent and started, by queue",
         "Tasks that ended, by outcome",
@@ -81,7 +81,7 @@ PICTURES: Mapping[str, Picture] = {
 }
 """File names, without the theme, and what is in them."""
 
-LEFT_OUT = {"description", "links", "datasource"}
+LEFT_OUT = {"datasource", "description", "links", "repeatDirection", "transparent"}
 VARIABLE = {"name", "type", "multi", "current", "allValue", "query"}
 
 
@@ -101,7 +101,11 @@ def _kept(board: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
         "templating": {"list": variables},
         "annotations": board["annotations"],
         "panels": [
-            {key: value for key, value in panel.raw.items() if key not in LEFT_OUT}
+            {key: value for key, value in panel.raw.items() if key not in LEFT_OUT} | {"targets": _asked(panel)}
             for panel in picture.panels(panels_of(board))
         ],
     }
+
+
+def _asked(panel: Panel) -> list[dict[str, Any]]:
+    return [{key: value for key, value in target.items() if key not in LEFT_OUT} for target in panel.raw["targets"]]

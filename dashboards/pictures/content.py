@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from dashboards.pictures.recording import Recording, Series
-from dashboards.reading import Panel, Target, filled, legend_of, variables_of
+from dashboards.pictures.recording import Recording, Series, asked
+from dashboards.reading import Panel, Target, Window, filled, legend_of, variables_of
 
 __all__ = ["Content", "Named", "Steps", "defaults", "overrides", "steps_in"]
 
@@ -37,21 +37,24 @@ class Content:
         self.window, self.phases = recording.window, recording.phases
         self.marks = recording.marks[board]
         self._recording = recording
-        self._variables = {**variables_of(recording.boards[board]), **recording.window.variables()}
+        self._variables = variables_of(recording.boards[board])
 
     def named(self, panel: Panel) -> list[Named]:
         """The panel's series, in the order of its queries."""
         return list(self._named(panel))
 
     def _named(self, panel: Panel) -> Iterator[Named]:
+        window = self.window.of(panel)
         for target in panel.targets:
-            for series in self._answer(target):
+            for series in self._answer(target, window):
                 # As Grafana: a name that is made of labels that are not there is the value's.
                 yield Named(legend_of(target.legend, series.labels) or "Value", target.ref_id, series)
 
-    def _answer(self, target: Target) -> list[Series]:
-        said = self._recording.instants if target.instant else self._recording.answers
-        return list(said[filled(target.expression, self._variables)])
+    def _answer(self, target: Target, window: Window) -> Sequence[Series]:
+        expression = filled(target.expression, {**self._variables, **window.variables()})
+        if target.instant:
+            return self._recording.instants[expression]
+        return self._recording.answers[asked(expression, window)]
 
 
 def defaults(panel: Panel) -> Mapping[str, Any]:

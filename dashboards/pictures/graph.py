@@ -50,10 +50,10 @@ def draw_graph(canvas: Canvas, panel: Panel, content: Content, box: Box, colours
     custom = defaults(panel).get("custom") or {}
     axes = canvas.axes(Box(box.left + 46, box.top, box.width - 52, bottom - box.top - 18))
     time_axis(canvas, axes, content)
-    top = _draw_series(axes, series, colour_of, custom, content.window.step)
+    top = _draw_series(axes, series, colour_of, custom, content.window.of(panel).step)
     top = max(top, custom.get("axisSoftMax") or 0)
     axes.set_ylim(0, nice_top(top))
-    _name_values(axes, panel.unit, whole=all(_is_whole(one) for one in series))
+    _name_values(axes, panel, whole=all(_is_whole(one) for one in series))
     axes.grid(axis="y", color=canvas.theme.grid, linewidth=0.7)
     axes.set_axisbelow(True)
     if (custom.get("thresholdsStyle") or {}).get("mode", "off") != "off":
@@ -85,10 +85,10 @@ def time_axis(canvas: Canvas, axes: Axes, content: Content) -> None:
             axes.axvline(mark.time - start, color=colour, linewidth=0.9, linestyle=DASH)
 
 
-def _name_values(axes: Axes, unit: str, *, whole: bool) -> None:
+def _name_values(axes: Axes, panel: Panel, *, whole: bool) -> None:
     top = axes.get_ylim()[1]
     ticks = [tick for tick in MaxNLocator(4, integer=whole).tick_values(0, top) if tick <= top]
-    lowest = axes.set_yticks(ticks, [formatted(tick, unit) for tick in ticks])[0]
+    lowest = axes.set_yticks(ticks, [formatted(tick, panel.unit) for tick in ticks])[0]
     # Its lower half would stand in the first minute's name.
     lowest.label1.set_verticalalignment("bottom")
 

@@ -28,7 +28,7 @@ def draw_heat(canvas: Canvas, panel: Panel, content: Content, box: Box) -> int:
     used = 1 + max(int(row) for row in np.nonzero(np.nansum(counts, axis=1))[0])
     unit = ((panel.raw.get("options") or {}).get("yAxis") or {}).get("unit") or "short"
     shades = LinearSegmentedColormap.from_list("heat", canvas.theme.heat)
-    times = np.arange(counts.shape[1] + 1) * content.window.step
+    times = np.arange(counts.shape[1] + 1) * content.window.of(panel).step
     # Square roots: a single slow one is to be seen beside a thousand quick ones.
     axes.pcolormesh(
         times, np.arange(used + 1), np.where(counts[:used] > 0, counts[:used], np.nan), cmap=shades,

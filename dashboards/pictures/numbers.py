@@ -90,7 +90,7 @@ def _colour(panel: Panel, one: Named) -> str:
 
 def _text(panel: Panel, one: Named) -> str:
     value = one.series.last
-    return _empty(panel) if value is None else formatted(value, panel.unit)
+    return _empty(panel) if value is None else formatted(value, panel.unit, defaults(panel).get("decimals"))
 
 
 def _empty(panel: Panel) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dashboards.reading import Window
 
-__all__ = ["Mark", "Phase", "Recording", "Series"]
+__all__ = ["Mark", "Phase", "Recording", "Series", "asked"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Recording:
         window: the time that the pictures show.
         phases: the settings, in order.
         boards: the dashboards by file name without ``.json``, as they were then.
-        answers: what was said to each expression (its variables filled in), over the window.
-        instants: the same at the window's end.
+        answers: what was said over the window, by `asked`.
+        instants: what was said at the window's end to each expression, its variables filled in.
         marks: the points of the annotations by dashboard.
     """
 
@@ -89,6 +89,11 @@ class Recording:
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no recording of `python -m dashboards.pictures`: {error!r}") from error
+
+
+def asked(expression: str, window: Window) -> str:
+    """What was asked: two panels may ask the same, and want their points differently far apart."""
+    return f"{expression} each {window.step:g} s"
 
 
 def _answers(raw: Mapping[str, Any]) -> dict[str, list[Series]]:

@@ -27,7 +27,7 @@ __all__ = ["run"]
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus" / "rules"
 SCRAPE_INTERVAL = 2
-STEPS = 160
+STEPS = 130
 """Points of a line, about: as many as can be told apart in a picture."""
 STARTED = 'sum(celery_task_received_total{hostname%s".+@global[.].+"}) > 0'
 

@@ -17,7 +17,7 @@ __all__ = ["Cell", "draw_table", "rows_of"]
 
 SIZE = 10.0
 LINE = 18.0
-PADDING = 12.0
+PADDING = 9.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ def draw_table(canvas: Canvas, panel: Panel, content: Content, box: Box) -> int:
         middle, centre = box.left + box.width / 2, box.top + box.height / 2
         canvas.text(middle, centre, empty, colour=canvas.theme.faint, align="center", vertical="center")
         return 0
-    # A column that is empty here says nothing, and the others need its room.
-    headings = [heading for heading in rows[0] if any(row[heading].text for row in rows)]
+    # A column that is empty, or is there to be clicked on, says nothing here, and the others need its room.
+    linked = {heading for heading in rows[0] if "links" in overrides(panel, field=heading)}
+    headings = [heading for heading in rows[0] if heading not in linked and any(row[heading].text for row in rows)]
     fitting = max(int(box.height / LINE) - 1, 1)
     shown = rows[:fitting] if len(rows) <= fitting else rows[: fitting - 1]
     widths = _widths(canvas, headings, shown, box.width)
@@ -102,7 +103,9 @@ def _cell(panel: Panel, heading: str, value: Any) -> Cell:
         return Cell(value or "")
     steps = steps_in(overrides(panel, field=heading))
     return Cell(
-        formatted(value, options.get("unit") or panel.unit), _word(word_of(value, steps)) if steps else "", True
+        formatted(value, options.get("unit") or panel.unit, options.get("decimals")),
+        _word(word_of(value, steps)) if steps else "",
+        True,
     )
 
 

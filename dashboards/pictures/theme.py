@@ -43,7 +43,7 @@ ON_WORD = {"green": "#ffffff", "yellow": "#1f2328", "orange": "#1f2328", "red": 
 THEMES: Mapping[str, Theme] = {
     "light": Theme(
         page="#ffffff",
-        card="#f8f9fb",
+        card="#ffffff",
         border="#d5dae1",
         text="#1f2328",
         faint="#59636e",

@@ -13,8 +13,8 @@ BINARY = ((1, "B"), (2**10, "KiB"), (2**20, "MiB"), (2**30, "GiB"))
 PARTS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
-def formatted(value: float, unit: str) -> str:
-    """The value with its unit.
+def formatted(value: float, unit: str, decimals: int | None = None) -> str:
+    """The value with its unit, and so many digits after the point; without ``decimals`` three in all.
 
     Raises:
         ValueError: a unit that no panel has had yet: say here how it is written.
@@ -24,22 +24,24 @@ def formatted(value: float, unit: str) -> str:
     """
     if unit not in UNITS:
         raise ValueError(f"the unit {unit} is not known: write it into {__name__}")
-    return UNITS[unit](value)
+    return UNITS[unit](value, decimals)
 
 
-def _multiple(value: float, multiples: tuple[tuple[float, str], ...]) -> str:
+def _multiple(value: float, decimals: int | None, multiples: tuple[tuple[float, str], ...]) -> str:
     if not value:
         return "0"
     size, name = next((pair for pair in reversed(multiples) if abs(value) >= pair[0]), multiples[0])
-    return f"{_digits(value / size)} {name}".strip()
+    return f"{_digits(value / size, decimals)} {name}".strip()
 
 
-def _digits(value: float) -> str:
+def _digits(value: float, decimals: int | None) -> str:
+    if decimals is not None:
+        return f"{value:.{decimals}f}"
     # Not `g` alone, which would write 1000 as 1e+03.
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _duration(value: float) -> str:
+def _duration(value: float, _: int | None) -> str:
     """The two largest parts of a duration."""
     rest, written = round(value), []
     for size, name in PARTS:
@@ -49,13 +51,17 @@ def _duration(value: float) -> str:
     return " ".join(written[:2]) or "0s"
 
 
-UNITS: Mapping[str, Callable[[float], str]] = {
+def _in(multiples: tuple[tuple[float, str], ...], ending: str = "") -> Callable[[float, int | None], str]:
+    return lambda value, decimals: _multiple(value, decimals, multiples) + ending
+
+
+UNITS: Mapping[str, Callable[[float, int | None], str]] = {
     "none": _digits,
-    "short": lambda value: _multiple(value, THOUSANDS),
-    "percentunit": lambda value: f"{_digits(value * 100)}%",
-    "s": lambda value: _multiple(value, TIMES),
+    "short": _in(THOUSANDS),
+    "percentunit": lambda value, decimals: f"{_digits(value * 100, decimals)}%",
+    "s": _in(TIMES),
     "dtdurations": _duration,
-    "ops": lambda value: f"{_multiple(value, THOUSANDS)}/s",
-    "bytes": lambda value: _multiple(value, BINARY),
-    "decbytes": lambda value: f"{_multiple(value, THOUSANDS)}B",
+    "ops": _in(THOUSANDS, "/s"),
+    "bytes": _in(BINARY),
+    "decbytes": _in(THOUSANDS, "B"),
 }

@@ -15,7 +15,7 @@ import pytest
 from app.demo.prometheus import start_prometheus
 from app.demo.servers import ServerError, ServerMissingError
 from dashboards.pictures.asking import Prometheus, record
-from dashboards.pictures.recording import Phase, Recording
+from dashboards.pictures.recording import Phase, Recording, asked
 from dashboards.reading import Window
 
 pytestmark = pytest.mark.timeout(300)
@@ -59,7 +59,7 @@ async def _recorded(url: str, board: dict[str, Any]) -> Recording:
 
 async def test_the_answers_are_kept_with_their_gaps(url: str, tmp_path: Path) -> None:
     up = 'up{job=~"$job"}'
-    targets = [
+    targets: list[dict[str, Any]] = [
         {"refId": "A", "expr": up, "legendFormat": "{{job}}"},
         {"refId": "B", "expr": f"{up} + 41.123456789", "instant": True},
         {"refId": "C", "expr": f"{up} / 0"},
@@ -68,13 +68,13 @@ async def test_the_answers_are_kept_with_their_gaps(url: str, tmp_path: Path) ->
     timed = {"name": "Times", "expr": "timestamp(up) * 1000", "useValueForTime": True}
     recording = await _recorded(url, _board(*targets, annotations={"list": [mark, timed]}))
     filled_in = 'up{job=~".+"}'
-    [series] = recording.answers[filled_in]
+    [series] = recording.answers[asked(filled_in, recording.window)]
     assert series.labels["job"] == "itself"
     assert len(series.values) == 11
     assert (series.values[0], series.values[-1]) == (None, 0.0), "it had not begun ten seconds before its first scrape"
     [instant] = recording.instants[f"{filled_in} + 41.123456789"]
     assert instant.last == 41.123456789
-    [undefined] = recording.answers[f"{filled_in} / 0"]
+    [undefined] = recording.answers[asked(f"{filled_in} / 0", recording.window)]
     assert set(undefined.values) == {None}
     marks = {one.name: one for one in recording.marks["board"]}
     assert (marks["Downs"].title, marks["Downs"].colour) == ("itself is down", "red")

@@ -25,7 +25,7 @@ from dashboards.pictures.graph import Colours
 from dashboards.pictures.heat import buckets_of
 from dashboards.pictures.layout import COLUMN, COLUMNS, arranged
 from dashboards.pictures.numbers import word_of
-from dashboards.pictures.recording import Phase, Recording, Series
+from dashboards.pictures.recording import Phase, Recording, Series, asked
 from dashboards.pictures.run import configuration
 from dashboards.pictures.table import Cell, rows_of
 from dashboards.pictures.theme import THEMES
@@ -35,6 +35,8 @@ from dashboards.reading import Panel, Window, panels_of
 ROOT = Path(__file__).resolve().parents[3]
 RECORDING = DIRECTORY / "recording.json"
 LARGEST = 150_000
+
+WINDOW = Window(0, 10, 10, 2)
 
 modes = pytest.mark.parametrize("mode", sorted(THEMES))
 
@@ -91,7 +93,7 @@ def test_the_run_shows_the_disease_and_the_cure(recording: Recording) -> None:
 def test_no_panel_of_the_pictures_is_empty(recording: Recording) -> None:
     for picture in PICTURES.values():
         content = Content(recording, picture.board)
-        for panel in picture.panels(panels_of(recording.boards[picture.board])):
+        for panel in panels_of(recording.boards[picture.board]):
             assert content.named(panel), panel.title
 
 
@@ -137,7 +139,7 @@ def test_heat_maps_dials_and_levels_are_drawn(recording: Recording, tmp_path: Pa
 def test_an_empty_panel_says_so_and_a_strange_one_is_refused() -> None:
     graph = _raw("graph", targets=[{"refId": "A", "expr": "x"}])
     odd = _raw("odd", type="piechart")
-    recording = _recorded({"board": {"title": "Board", "panels": [graph, odd]}}, answers={"x": []})
+    recording = _recorded({"board": {"title": "Board", "panels": [graph, odd]}}, answers={asked("x", WINDOW): []})
     _, counts = draw(recording, Picture("board", "graph"), THEMES["light"])
     assert counts == {"graph": 0}
     with pytest.raises(ValueError, match="piechart cannot be drawn: odd"):
@@ -190,6 +192,14 @@ def test_the_examples_run() -> None:
 )
 def test_a_value_has_its_unit(value: float, unit: str, text: str) -> None:
     assert formatted(value, unit) == text
+
+
+def test_a_panel_may_say_how_many_decimals() -> None:
+    assert [formatted(54.7, "short", 0), formatted(1980, "short", 0), formatted(0.1234, "percentunit", 1)] == [
+        "55",
+        "2 K",
+        "12.3%",
+    ]
 
 
 def test_an_unknown_unit_is_said() -> None:
@@ -319,4 +329,4 @@ def _mapping(value: str, text: str, colour: str) -> dict[str, Any]:
 def _recorded(boards: dict[str, dict[str, Any]], *, answers: dict[str, Sequence[Series]]) -> Recording:
     whole = {name: {"templating": {"list": []}, **board} for name, board in boards.items()}
     phases = [Phase("loop_aware", 0, 5), Phase("global", 5, 10)]
-    return Recording(Window(0, 10, 10, 2), phases, whole, answers, {}, {name: [] for name in boards})
+    return Recording(WINDOW, phases, whole, answers, {}, {name: [] for name in boards})

@@ -128,6 +128,15 @@ def test_panels_are_read_with_their_rows() -> None:
     assert len(panels_of(_board(panels=[_raw(type="text")]), without_queries=True)) == 1
 
 
+@pytest.mark.parametrize(("interval", "step"), [("1m", 60), ("500ms", 2), (">10s", 10), ("", 2)])
+def test_a_panel_may_want_its_points_farther_apart(interval: str, step: float) -> None:
+    [panel] = panels_of(_board(panels=[_raw(interval=interval)]))
+    assert WINDOW.of(panel).step == step
+    assert (WINDOW.of(panel).start, WINDOW.of(panel).scrape_interval) == (WINDOW.start, WINDOW.scrape_interval)
+    with pytest.raises(ValueError, match="'soon' is no duration"):
+        panels_of(_board(panels=[_raw(interval="soon")]))
+
+
 def test_annotations_are_read() -> None:
     mark = {
         "name": "Worker starts",
