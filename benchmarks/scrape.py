@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from loopwatch_monitor.command import SWITCH_SECONDS
+from loopwatch_monitor.command import spare_the_intake
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
@@ -133,7 +133,7 @@ def measure(fleet: Fleet, *, form: Format = Format.TEXT, rounds: int = ROUNDS) -
     return Scrape(seconds, wall, series, len(page), len(packed), gzip_seconds)
 
 
-def measure_under_load(fleet: Fleet, *, scrapes: int = 100, pause: float = 0.05) -> LoadedScrape:
+def measure_under_load(fleet: Fleet, *, scrapes: int = 200, pause: float = 0.05) -> LoadedScrape:
     """Scrapes a monitor in another process while events of its fleet flow into it, `EVENTS_PER_SECOND`."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
@@ -159,7 +159,7 @@ def measure_under_load(fleet: Fleet, *, scrapes: int = 100, pause: float = 0.05)
 
 
 def _monitor(parent: Connection, fleet: Fleet) -> None:
-    sys.setswitchinterval(SWITCH_SECONDS)
+    spare_the_intake()
     asyncio.run(_serve(parent, fleet))
 
 
@@ -245,7 +245,7 @@ def main() -> int:
                 f"gzip {found.gzip_seconds * 1e3:.1f} ms, {found.gzip_bytes / 1e6:.2f} MB",
                 flush=True,
             )
-        loaded = measure_under_load(fleet, scrapes=100 if fleet.tasks * fleet.workers < 1000 else 10)
+        loaded = measure_under_load(fleet, scrapes=200 if fleet.tasks * fleet.workers < 1000 else 10)
         print(
             f"{title}, over HTTP while {loaded.events_per_second:,.0f} events/s flow: p50 {loaded.p50 * 1e3:.1f} ms, "
             f"p99 {loaded.p99 * 1e3:.1f} ms, {loaded.bytes / 1e6:.2f} MB; "

@@ -69,12 +69,14 @@ class Alert:
             "summary": self.summary,
             "description": self._description(),
             "runbook_url": runbook_url(rule["alert"]),
-            "dashboard_url": dashboard_url(uid, _panel(uid, title), labels=self.when.labels),
+            "dashboard_url": dashboard_url(uid, panel_id(uid, title), labels=self.when.labels),
         }
         return rule
 
     def _description(self) -> str:
-        return re.sub(r"(?<!\{)\{(\w+)\}(?!\})", r"{{ $labels.\1 }}", self.description)
+        # A process that is no worker, such as an API's, has no queue.
+        text = self.description.replace("{queue_name}", "{{ or $labels.queue_name `(none)` }}")
+        return re.sub(r"(?<!\{)\{(\w+)\}(?!\})", r"{{ $labels.\1 }}", text)
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,3 @@ class Given:
     def in_five_minutes(self) -> str:
         """Makes of a rate over five minutes how many they were."""
         return f"* {self.pace.seconds(300):g}"
-
-
-def _panel(uid: str, title: str) -> int | None:
-    try:
-        return panel_id(uid, title)
-    except LookupError:
-        return None

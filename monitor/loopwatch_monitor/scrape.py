@@ -19,8 +19,9 @@ __all__ = ["Pieces", "Scraper", "TooManyPagesError", "Variant", "render"]
 Pieces = Callable[[Format, frozenset[str]], Iterator[bytes]]
 """Makes a page: its format, and the families to be shown alone."""
 
-# Level 1 of 60 MB of text: 3 ms a MB and a seventeenth of its size. Level 6 takes twice the time for a fifth less.
-_LEVEL, _GZIP_HEADER = 1, 31
+# Level 1 of 60 MB of text: 3 ms a MB and a seventeenth of its size. Level 6 takes twice the time for a fifth less. With
+# less memory than zlib's own 8, its table stays in the processor's cache: a sixth less time for the same size.
+_LEVEL, _GZIP_HEADER, _MEMORY = 1, 31, 6
 _BLOCK = 256 * 1024
 MAX_PAGES = 4
 """Pages that may be held for readers at once: one of a large fleet, not compressed, is 100 MB."""
@@ -47,7 +48,7 @@ def render(pieces: Pieces, variant: Variant) -> list[bytes]:
     blocks = _blocks(pieces(variant.form, variant.names))
     if not variant.gzip:
         return [*blocks]
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_HEADER)
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_HEADER, _MEMORY)
     return [b"".join([*map(packer.compress, blocks), packer.flush()])]
 
 

@@ -18,7 +18,7 @@ from loopwatch_monitor.command import make_intake
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.redis import FLOOD_BYTES, RedisIntake
 from loopwatch_monitor.intake.redis_address import parse_address
-from loopwatch_monitor.intake.redis_link import connect
+from loopwatch_monitor.intake.redis_link import Link
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.polls.questions import make_questions
 from loopwatch_monitor.settings import Settings
@@ -157,12 +157,19 @@ def test_a_burst_is_drained_whole(redis_server: Server, tmp_path: Path) -> None:
     assert burst(tmp_path, tasks=10_000).lost == 0
 
 
+def subscribed(url: str) -> Link:
+    (endpoint,) = parse_address(url).endpoints
+    link = Link(endpoint)
+    link.subscribe(endpoint.pattern)
+    return link
+
+
 def test_a_flood_is_told_while_it_lasts(redis_url: str) -> None:
     """Pages are made after it."""
     status = BrokerStatus()
     hub = Hub(Settings(broker_url=redis_url), status=status, version="1")
     intake = RedisIntake(redis_url, sink=hub.receive, status=status)
-    link = connect(parse_address(redis_url))
+    link = subscribed(redis_url)
     channel = f"/{redis_url.rpartition('/')[2]}.celeryev/task.multi"
     with Redis.from_url(redis_url) as client:
 
@@ -189,7 +196,7 @@ def test_how_many_subscribers_redis_cut_off_is_asked_where_it_tells(redis_url: s
     """Redis 7.4, Valkey 8 and later do."""
     with Redis.from_url(redis_url) as client:
         told = client.info("stats").get("client_output_buffer_limit_disconnections")
-    link = connect(parse_address(redis_url))
+    link = subscribed(redis_url)
     link.close()
     assert link.cut_offs == told
 

@@ -35,18 +35,18 @@ class Link:
     Attributes:
         endpoint: the server.
         reader: has taken in what came along with the last answer.
-        cut_offs: how many clients the server had thrown out for reading too slowly when this one subscribed; None
-            where it does not say (before Redis 7.4 and Valkey 8, or to a user who may not ask).
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.reader = hiredis.Reader()
-        self.cut_offs: int | None = None
         self._tls = endpoint.tls is not None
         self._socket = _open(endpoint)
         self._poll = select.poll()
         self._heard = self._asked = time.monotonic()
+        self.cut_offs: int | None = None
+        """How many clients the server had thrown out for reading too slowly, when this one subscribed; None where it
+        does not say (before Redis 7.4 and Valkey 8, or to a user who may not ask)."""
         try:
             if endpoint.password:
                 self.ask("AUTH", *filter(None, (endpoint.username, endpoint.password)))

@@ -32,3 +32,14 @@ def selectors(expression: str) -> list[Selector]:
     rest = _CALL.sub(" ", _CLAUSE.sub(" ", _SELECTOR.sub(" ", expression)))
     bare = [name for name in re.findall(r"(?<![\w$.])[a-zA-Z_:][\w:]*", rest) if name not in _WORDS]
     return found + [Selector(name, (), "", "") for name in bare]
+
+
+def labels_named(expression: str) -> set[str]:
+    """The labels that it groups, joins or drops by."""
+    lists = re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", expression)
+    return {label for inside in lists for label in re.findall(r"\w+", inside)}
+
+
+def labels_made(expression: str) -> set[str]:
+    """The labels that it makes itself, by ``label_replace`` and ``label_join``."""
+    return set(re.findall(r'\blabel_(?:replace|join)\s*\([^"]*?,\s*"(\w+)"', _SELECTOR.sub(r"\1", expression)))

@@ -31,6 +31,7 @@ CONNECTED = re.compile(r"(\w+) and on \(job, instance\) \(loopwatch_monitor_brok
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Rules = list[dict[str, Any]]
+Tests = list[dict[str, Any]]
 
 NOT_DOUBLED = {
     "LoopwatchLoopConflict": "a time: its test of two monitors finds each of them for itself",
@@ -52,6 +53,7 @@ NAIVE = {
     "LoopwatchLoopConflict": [
         (" > 0)) < 600", ")) < 600"),
         (" < 600", " < 6000"),
+        (" < 600", " < 0"),
         (
             "(time() - max without (instance, pod) (loopwatch_loop_conflict_last_timestamp_seconds > 0)) < 600",
             "increase(loopwatch_loop_conflicts_total[10m]) > 0",
@@ -76,12 +78,14 @@ NAIVE = {
 
 
 @cache
-def _tests() -> list[dict[str, Any]]:
+def _tests() -> Tests:
     return [test for path in TESTS for test in yaml.load(path.read_text(), LOADER)["tests"]]
 
 
-def _tests_of(alert: str) -> list[dict[str, Any]]:
-    return [test for test in _tests() if test["name"].split()[0] == alert]
+def _tests_of(alert: str, *kinds: str) -> Tests:
+    """The alert's tests, of these kinds or of all."""
+    beginnings = tuple(f"{alert} {kind}: " for kind in kinds or KINDS)
+    return [test for test in _tests() if test["name"].startswith(beginnings)]
 
 
 @cache
@@ -116,11 +120,18 @@ def _without_for(rules: Rules) -> Rules:
     return [{key: value for key, value in rule.items() if key != "for"} for rule in rules]
 
 
-def _mutations(alert: str, rules: Rules) -> Iterator[tuple[str, Rules]]:
+def _hasty(alert: str, rules: Rules) -> Iterator[tuple[str, Rules]]:
+    """What fires too early: a quiet episode must find it."""
     yield "without its for", _without_for(rules)
-    for limit in fields(THRESHOLDS):
-        right, naive = _expressions()[alert], _expressions(limit.name)[alert]
-        yield f"with {limit.name} = 0", _changed(rules, right, naive)
+    for limit in {field.name for field in fields(THRESHOLDS)} - {
+        "conflict_recent_seconds"
+    }:  # with that at 0 none fires
+        right, naive = _expressions()[alert], _expressions(limit)[alert]
+        yield f"with {limit} = 0", _changed(rules, right, naive)
+
+
+def _naive(alert: str, rules: Rules) -> Iterator[tuple[str, Rules]]:
+    """What somebody might write."""
     if alert not in NOT_DOUBLED:
         yield "counted twice by two monitors", _changed(rules, ONCE, TWICE)
     for right, naive in NAIVE.get(alert, []):
@@ -133,41 +144,49 @@ def _mutations(alert: str, rules: Rules) -> Iterator[tuple[str, Rules]]:
         )
 
 
+def _run(promtool: Promtool, directory: Path, rules: Rules, tests: Tests) -> tuple[bool, str]:
+    """Whether these tests hold for these rules, and what promtool says."""
+    directory.mkdir(exist_ok=True)
+    (directory / "rules.yml").write_text(json.dumps({"groups": [{"name": "tried", "rules": rules}]}))
+    suite = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": tests}
+    (directory / "tests.yml").write_text(json.dumps(suite))
+    result = promtool("test", "rules", directory / "tests.yml")
+    said = result.stdout + result.stderr
+    assert (result.returncode == 0) == ("FAILED" not in said), said
+    return result.returncode == 0, said
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_its_tests_hold_and_find_it_made_naive(alert: str, tmp_path: Path, promtool: Promtool) -> None:
-    rules = _needed(alert)
-    tries = [("as it is", rules)] + [(name, mutated) for name, mutated in _mutations(alert, rules) if mutated != rules]
-
-    def outcome(number: int) -> tuple[str, bool, str]:
-        name, tried = tries[number]
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        (directory / "rules.yml").write_text(json.dumps({"groups": [{"name": "tried", "rules": tried}]}))
-        suite = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": _tests_of(alert)}
-        (directory / "tests.yml").write_text(json.dumps(suite))
-        result = promtool("test", "rules", directory / "tests.yml")
-        said = result.stdout + result.stderr
-        assert (result.returncode == 0) == ("FAILED" not in said), said
-        return name, result.returncode == 0, said
-
+    rules, quiet, told = _needed(alert), _tests_of(alert, "quiet"), _tests_of(alert, "fires", "quiet")
+    tries = [("as it is", rules, _tests_of(alert))]
+    tries += [(name, mutated, quiet) for name, mutated in _hasty(alert, rules) if mutated != rules]
+    tries += [(name, mutated, told) for name, mutated in _naive(alert, rules) if mutated != rules]
     with ThreadPoolExecutor(2) as pool:
-        (_, holds, said), *others = pool.map(outcome, range(len(tries)))
+        (holds, said), *others = pool.map(
+            lambda number: _run(promtool, tmp_path / str(number), *tries[number][1:]), range(len(tries))
+        )
     assert holds, said
-    assert [name for name, survives, _ in others if survives] == []
+    assert [name for (name, *_), (survives, _) in zip(tries[1:], others, strict=True) if survives] == []
+
+
+@pytest.mark.parametrize("late", ["for", "keep_firing_for"])
+def test_a_conflict_is_told_at_once_and_no_longer_than_it_is_recent(
+    late: str, tmp_path: Path, promtool: Promtool
+) -> None:
+    rules = [rule | {late: "1m"} for rule in _needed("LoopwatchLoopConflict")]
+    holds, _ = _run(promtool, tmp_path, rules, _tests_of("LoopwatchLoopConflict"))
+    assert not holds
 
 
 def _shown(alert: str, directory: Path, promtool: Promtool) -> str:
     """The description of the alert as its first test makes it fire: what promtool gets where none is expected."""
-    test = next(test for test in _tests_of(alert) if test["name"].split()[1] == "fires:")
+    test = _tests_of(alert, "fires")[0]
     question = {"eval_time": test["promql_expr_test"][0]["eval_time"], "alertname": alert, "exp_alerts": []}
     asked = test | {"promql_expr_test": [], "alert_rule_test": [question]}
-    rules = {"groups": [{"name": "tried", "rules": _needed(alert)}]}
-    (directory / "rules.yml").write_text(json.dumps(rules))
-    suite = {"rule_files": ["rules.yml"], "evaluation_interval": "30s", "tests": [asked]}
-    (directory / "tests.yml").write_text(json.dumps(suite))
-    result = promtool("test", "rules", directory / "tests.yml")
-    found = re.search(r'description="((?:[^"\\]|\\.)*)"', result.stdout + result.stderr)
-    assert found, result.stdout + result.stderr
+    _, said = _run(promtool, directory, _needed(alert), [asked])
+    found = re.search(r'description="((?:[^"\\]|\\.)*)"', said)
+    assert found, said
     return str(json.loads(f'"{found[1]}"'))
 
 
@@ -182,7 +201,7 @@ def test_its_description_is_filled_in(alert: str, tmp_path: Path, promtool: Prom
 
 
 def _firing(alert: str) -> str:
-    test = next(test for test in _tests_of(alert) if test["name"].split()[1] == "fires:")
+    test = _tests_of(alert, "fires")[0]
     return str(test["promql_expr_test"][0]["exp_samples"][0]["labels"])
 
 
@@ -194,13 +213,13 @@ def test_a_conflict_names_worker_and_queue_where_it_is_known(tmp_path: Path, pro
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_it_is_seen_to_fire_to_stay_quiet_and_to_go(alert: str) -> None:
-    kinds = [test["name"].split()[1].rstrip(":") for test in _tests_of(alert)]
-    assert set(kinds) == set(KINDS)
-    for test, kind in zip(_tests_of(alert), kinds, strict=True):
-        asked = [question["expr"] for question in test["promql_expr_test"]]
-        assert all(f'alertname="{alert}"' in expression for expression in asked)
-        samples = [bool(question["exp_samples"]) for question in test["promql_expr_test"]]
-        assert samples == {"fires": [True], "quiet": [False], "gone": [True, False]}[kind]
+    for kind, expected in (("fires", [True]), ("quiet", [False]), ("gone", [True, False])):
+        tests = _tests_of(alert, kind)
+        assert tests
+        for test in tests:
+            questions = test["promql_expr_test"]
+            assert all(f'alertname="{alert}"' in question["expr"] for question in questions)
+            assert [bool(question["exp_samples"]) for question in questions] == expected
 
 
 def test_no_test_is_left_over() -> None:

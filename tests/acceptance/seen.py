@@ -1,0 +1,133 @@
+"""What Prometheus and Alertmanager saw of three troubles, and what a dashboard shows of it.
+
+Users come; then three things go wrong at once and are ended: workers share clients between loops
+(``APP_RESOURCES=global``), somebody locks a table while the pools are of one connection, Redis refuses notifications.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from dashboards.__main__ import DIRECTORY
+from dashboards.reading import Panel, Window, filled, panels_of, variables_of
+from tests.acceptance.compose import Compose
+from tests.acceptance.prometheus import Alertmanager, Prometheus, Series
+from tests.acceptance.stack import eventually
+from tests.acceptance.troubles import locked_logs, refused_notifications, users
+
+__all__ = ["BOARDS", "STEP", "Seen", "followed", "watch"]
+
+BOARDS: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))}
+"""The committed dashboards by the names of their files."""
+STEP = 1.0
+"""Seconds between two scrapes, and between two points of a graph."""
+PATIENCE = 180.0
+"""Seconds that an alert may take on a machine with other work."""
+SICK = ("celery_content_global", "celery_workflow_global")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The servers, and when what happened.
+
+    Attributes:
+        began, quiet, height, ended: when the users came, all was well, all expected alerts were firing, and none was.
+        told: the alerts that Alertmanager had at the height.
+    """
+
+    prometheus: Prometheus
+    began: float
+    quiet: float
+    height: float
+    ended: float
+    told: list[dict[str, Any]]
+
+    def answer(
+        self, board: Mapping[str, Any], expression: str, *, instant: bool, chosen: Mapping[str, Sequence[str]]
+    ) -> list[Series]:
+        """The series that a panel shows somebody who looks at the height; without a choice "All" is chosen."""
+        window = Window(start=self.began, end=self.height, step=STEP, scrape_interval=STEP)
+        expression = filled(expression, variables_of(board, **chosen) | window.variables())
+        if instant:
+            found = self.prometheus.query(expression, time=self.height)
+        else:
+            found = self.prometheus.query_range(expression, start=self.began, end=self.height, step=STEP)
+        return [one for one in found if any(not math.isnan(value) for _, value in one.samples)]
+
+    def values(self, board: Mapping[str, Any]) -> dict[str, list[str]]:
+        """What there is to choose for each variable of a dashboard."""
+        return {
+            variable["name"]: self._values(board, variable["query"])
+            for variable in board["templating"]["list"]
+            if variable["type"] == "query"
+        }
+
+    def states(self, alert: str) -> dict[str, list[tuple[float, float]]]:
+        """When an alert was pending, and when it was firing, for whomever: first and last moment of each stretch."""
+        found = self.prometheus.query_range(
+            f'max by (alertstate) (ALERTS{{alertname="{alert}"}})', start=self.began, end=self.ended, step=STEP
+        )
+        return {one.labels["alertstate"]: _stretches(moment for moment, _ in one.samples) for one in found}
+
+    def _values(self, board: Mapping[str, Any], query: str) -> list[str]:
+        match = re.fullmatch(r"label_values\((.*),\s*(\w+)\)", query)
+        assert match, query
+        selector = filled(match[1], variables_of(board))
+        return sorted({labels[match[2]] for labels in self.prometheus.series(selector) if labels.get(match[2])})
+
+
+def watch(stack: Compose, expected: Iterable[str]) -> Seen:
+    """Has the users come and the troubles come and go; ``expected`` alerts are waited for, and their ends."""
+    prometheus, alertmanager = Prometheus(stack.url("prometheus")), Alertmanager(stack.url("alertmanager"))
+    database = stack.url("postgres").replace("http://", "postgresql://app:app@") + "/app"
+    names = frozenset(expected)
+
+    def told() -> list[dict[str, Any]]:
+        alerts = alertmanager.alerts()
+        return alerts if names <= {alert["labels"]["alertname"] for alert in alerts} else []
+
+    def over() -> bool:
+        left = {alert["labels"]["alertname"] for alert in [*alertmanager.alerts(), *prometheus.alerts()]}
+        return not names & left
+
+    began = time.time()
+    with users(stack.url("api")):
+        every_queue = "count(sum by (queue_name) (celery_task_succeeded_total) > 0) == 3"
+        eventually(lambda: prometheus.query(every_queue), timeout=PATIENCE, what="tasks of each queue")
+        quiet = time.time()
+        with locked_logs(database), refused_notifications(stack.url("redis").replace("http://", "redis://")):
+            stack.start(*SICK)
+            alerts = eventually(told, timeout=PATIENCE, what=", ".join(names))
+            # A scrape that failed for want of a processor would leave a hole at the very moment that is looked at.
+            whole = 'min_over_time(up{job="loopwatch"}[5s]) == 1'
+            eventually(lambda: prometheus.query(whole), timeout=PATIENCE, what="scrapes without a hole")
+            height = time.time()
+        stack.stop(*SICK)
+        eventually(over, timeout=PATIENCE, what="the end of all alerts")
+    return Seen(prometheus, began, quiet, height, time.time(), alerts)
+
+
+def followed(url: str) -> tuple[dict[str, Any], Panel, dict[str, list[str]]]:
+    """Where an address of a panel leads to: the dashboard, the panel, and what is chosen for the variables."""
+    parts = urlsplit(url)
+    uid = parts.path.removeprefix("/d/").strip("/")
+    (board,) = [board for board in BOARDS.values() if board["uid"] == uid]
+    parameters = parse_qs(parts.query, strict_parsing=True, keep_blank_values=True)
+    (number,) = parameters.pop("viewPanel")
+    (panel,) = [panel for panel in panels_of(board, without_queries=True) if panel.number == int(number)]
+    return board, panel, {name.removeprefix("var-"): values for name, values in parameters.items()}
+
+
+def _stretches(moments: Iterable[float]) -> list[tuple[float, float]]:
+    found: list[tuple[float, float]] = []
+    for moment in moments:
+        goes_on = bool(found) and moment - found[-1][1] < 1.5 * STEP
+        found[-1:] = [(found[-1][0], moment)] if goes_on else [*found[-1:], (moment, moment)]
+    return found
