@@ -205,7 +205,7 @@ def test_a_value_has_its_unit(value: float, unit: str, text: str) -> None:
 def test_a_panel_may_say_how_many_decimals() -> None:
     assert [formatted(54.7, "short", 0), formatted(1980, "short", 0), formatted(0.1234, "percentunit", 1)] == [
         "55",
-        "2 K",
+        "1.98 K",
         "12.3%",
     ]
 
