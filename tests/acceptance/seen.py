@@ -83,15 +83,20 @@ class Seen:
         return sorted({labels[match[2]] for labels in self.prometheus.series(selector) if labels.get(match[2])})
 
 
-def watch(stack: Compose, expected: Iterable[str]) -> Seen:
-    """Has the users come and the troubles come and go; ``expected`` alerts are waited for, and their ends."""
+def watch(stack: Compose, *, expected: Iterable[str], inhibited: Iterable[str]) -> Seen:
+    """Has the users come and the troubles come and go; ``expected`` alerts are waited for, and their ends.
+
+    Args:
+        inhibited: those of them that Alertmanager holds back, as another one says it better.
+    """
     prometheus, alertmanager = Prometheus(stack.url("prometheus")), Alertmanager(stack.url("alertmanager"))
     database = stack.url("postgres").replace("http://", "postgresql://app:app@") + "/app"
-    names = frozenset(expected)
+    names, silent = frozenset(expected), frozenset(inhibited)
 
     def told() -> list[dict[str, Any]]:
         alerts = alertmanager.alerts()
-        return alerts if names <= {alert["labels"]["alertname"] for alert in alerts} else []
+        held_back = {alert["labels"]["alertname"] for alert in alerts if alert["status"]["inhibitedBy"]}
+        return alerts if names <= {alert["labels"]["alertname"] for alert in alerts} and silent <= held_back else []
 
     def over() -> bool:
         left = {alert["labels"]["alertname"] for alert in [*alertmanager.alerts(), *prometheus.alerts()]}
