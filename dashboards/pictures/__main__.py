@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from dashboards.pictures.theme import THEMES
 DIRECTORY = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 SECONDS = 960
 """So long that the alerts that wait for five minutes fire, too."""
+SHORTEST, LONGEST = 20, 3600
 
 
 def draw_all(recording: Recording, directory: Path = DIRECTORY) -> list[Path]:
@@ -44,6 +46,10 @@ def main() -> int:
     parser.add_argument("--recording", type=Path, default=DIRECTORY / "recording.json", help="where its data are kept")
     parser.add_argument("--draw", action="store_true", help="draw what the recording holds, without a run")
     given = parser.parse_args()
+    if not SHORTEST <= given.seconds <= LONGEST:
+        parser.error(f"--seconds: from {SHORTEST} to {LONGEST}, e.g. {SECONDS}")
+    # As Ctrl-C: whatever ends the run, what it has started ends first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if not given.draw:
             boards = {path.stem: json.loads(path.read_text()) for path in BOARDS.glob("*.json")}
@@ -53,6 +59,8 @@ def main() -> int:
     except (OSError, ValueError, ServerError, FleetError, DemoError) as error:
         print(f"pictures: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from dashboards.pictures.recording import Mark, Phase, Recording, Series, asked
-from dashboards.reading import Annotation, Window, annotations_of, filled, legend_of, panels_of, variables_of
+from dashboards.reading import Annotation, Panel, Window, annotations_of, filled, legend_of, panels_of, variables_of
 
 __all__ = ["Prometheus", "record"]
 
@@ -50,23 +50,29 @@ async def record(
     boards: Mapping[str, Mapping[str, Any]], prometheus: Prometheus, window: Window, phases: list[Phase]
 ) -> Recording:
     """The answers to every query of every panel and annotation of the boards."""
-    answers: dict[str, list[Series]] = {}
-    instants: dict[str, list[Series]] = {}
-    marks: dict[str, list[Mark]] = {}
+    recording = Recording(window, phases, boards, {}, {}, {})
     for name, board in boards.items():
         variables = variables_of(board)
-        for panel, target in [(panel, target) for panel in panels_of(board) for target in panel.targets]:
-            own = window.of(panel)
-            expression = filled(target.expression, {**variables, **own.variables()})
-            if target.instant:
-                instants[expression] = [_at(raw) for raw in await prometheus.at(expression, own.end)]
-            else:
-                answers[asked(expression, own)] = [_over(raw, own) for raw in await prometheus.over(expression, own)]
-        marks[name] = []
+        for panel in panels_of(board):
+            await _record_panel(recording, panel, variables, prometheus)
+        recording.marks[name] = []
         for annotation in annotations_of(board):
             expression = filled(annotation.expression, {**variables, **window.variables()})
-            marks[name] += _marks(annotation, await prometheus.over(expression, window))
-    return Recording(window, phases, boards, answers, instants, marks)
+            recording.marks[name] += _marks(annotation, await prometheus.over(expression, window))
+    return recording
+
+
+async def _record_panel(
+    recording: Recording, panel: Panel, variables: Mapping[str, str], prometheus: Prometheus
+) -> None:
+    window = recording.window.of(panel)
+    for target in panel.targets:
+        expression = filled(target.expression, {**variables, **window.variables()})
+        if target.instant:
+            recording.instants[expression] = [_at(raw) for raw in await prometheus.at(expression, window.end)]
+        else:
+            said = await prometheus.over(expression, window)
+            recording.answers[asked(expression, window)] = [_over(raw, window) for raw in said]
 
 
 def _over(raw: Mapping[str, Any], window: Window) -> Series:

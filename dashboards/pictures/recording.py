@@ -61,9 +61,9 @@ class Recording:
     window: Window
     phases: Sequence[Phase]
     boards: Mapping[str, Mapping[str, Any]]
-    answers: Mapping[str, Sequence[Series]] = field(repr=False)
-    instants: Mapping[str, Sequence[Series]] = field(repr=False)
-    marks: Mapping[str, Sequence[Mark]] = field(repr=False)
+    answers: dict[str, Sequence[Series]] = field(repr=False)
+    instants: dict[str, Sequence[Series]] = field(repr=False)
+    marks: dict[str, list[Mark]] = field(repr=False)
 
     def write(self, path: Path) -> None:
         """Writes it as JSON."""
@@ -96,5 +96,5 @@ def asked(expression: str, window: Window) -> str:
     return f"{expression} each {window.step:g} s"
 
 
-def _answers(raw: Mapping[str, Any]) -> dict[str, list[Series]]:
+def _answers(raw: Mapping[str, Any]) -> dict[str, Sequence[Series]]:
     return {expression: [Series(**one) for one in said] for expression, said in raw.items()}

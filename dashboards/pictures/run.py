@@ -23,7 +23,7 @@ from dashboards.pictures.asking import Prometheus, record
 from dashboards.pictures.recording import Phase, Recording
 from dashboards.reading import Window
 
-__all__ = ["run"]
+__all__ = ["configuration", "run", "window_of"]
 
 RULES = Path(__file__).resolve().parents[1] / "prometheus" / "rules"
 SCRAPE_INTERVAL = 2
@@ -73,6 +73,19 @@ def configuration(monitor: str, *, host: str) -> dict[str, Any]:
     }
 
 
+def window_of(healthy: float, sick: float, ended: float, seconds: float) -> Window:
+    """What the pictures show of a run: from the first task of the one setting to the end of the other's traffic.
+
+    All in seconds, the first three since the epoch: when the first task of each setting came, and when all was over.
+
+    >>> window_of(1000, 1500, 2100, seconds=960)
+    Window(start=1000, end=1980, step=8, scrape_interval=2)
+    """
+    end = min(sick + seconds / 2, ended)
+    # Whole seconds, as Grafana's.
+    return Window(healthy, round(end), max(SCRAPE_INTERVAL, round((end - healthy) / STEPS)), SCRAPE_INTERVAL)
+
+
 async def _recorded(boards: Mapping[str, Mapping[str, Any]], demo: Demo, url: str, seconds: float) -> Recording:
     began = time.time()
     if await demo.both_settings(seconds):
@@ -80,11 +93,14 @@ async def _recorded(boards: Mapping[str, Mapping[str, Any]], demo: Demo, url: st
     async with aiohttp.ClientSession() as session:
         prometheus = Prometheus(session, url)
         whole = Window(began, time.time(), 1, SCRAPE_INTERVAL)
-        healthy, sick = [
-            (await prometheus.over(STARTED % matcher, whole))[0]["values"][0][0] for matcher in ("!~", "=~")
-        ]
-        end = min(sick + seconds / 2, whole.end)
-        step = max(SCRAPE_INTERVAL, round((end - healthy) / STEPS))
-        window = Window(healthy, end, step, SCRAPE_INTERVAL)
-        phases = [Phase(SETTINGS[0], healthy, sick), Phase(SETTINGS[1], sick, end)]
+        healthy, sick = [await _first(prometheus, STARTED % matcher, whole) for matcher in ("!~", "=~")]
+        window = window_of(healthy, sick, whole.end, seconds)
+        phases = [Phase(SETTINGS[0], window.start, sick), Phase(SETTINGS[1], sick, window.end)]
         return await record(boards, prometheus, window, phases)
+
+
+async def _first(prometheus: Prometheus, expression: str, window: Window) -> float:
+    """When the expression had a value for the first time."""
+    [series] = await prometheus.over(expression, window)
+    time_of_first: float = series["values"][0][0]
+    return time_of_first

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from dashboards.__main__ import DIRECTORY as BOARDS
-from dashboards.pictures import units
+from dashboards.pictures import run, units
 from dashboards.pictures.__main__ import DIRECTORY, draw_all
 from dashboards.pictures.chosen import PICTURES, boards_of
 from dashboards.pictures.content import Content, Named, steps_in
@@ -82,8 +83,8 @@ def test_the_run_shows_the_disease_and_the_cure(recording: Recording) -> None:
     healthy, sick = recording.phases
     assert (healthy.setting, sick.setting) == ("loop_aware", "global")
     content = Content(recording, "loop-conflicts")
-    [panel] = [one for one in panels_of(recording.boards["loop-conflicts"]) if one.title == "Conflicts by queue"]
-    begin = round((sick.start - recording.window.start) / recording.window.step)
+    panel = _of_kind(recording, "loop-conflicts", "timeseries")
+    begin = math.floor((sick.start - recording.window.start) / recording.window.of(panel).step)
     values = [one.series.values for one in content.named(panel)]
     assert values
     assert not any(value for one in values for value in one[:begin])
@@ -103,11 +104,10 @@ def test_no_panel_of_the_pictures_is_empty(recording: Recording) -> None:
 @modes
 def test_a_picture_is_drawn_from_a_recording(recording: Recording, tmp_path: Path, mode: str) -> None:
     theme = THEMES[mode]
-    titles = ("Engines too many", "Conflicts by queue", "Conflicts by task", "Time since the last conflict, by worker")
-    canvas, counts = draw(recording, Picture("loop-conflicts", *titles), theme)
+    panels = [_of_kind(recording, "loop-conflicts", kind) for kind in ("stat", "timeseries", "table")]
+    canvas, counts = draw(recording, Picture("loop-conflicts", *(panel.title for panel in panels)), theme)
     content = Content(recording, "loop-conflicts")
-    of_title = {panel.title: panel for panel in panels_of(recording.boards["loop-conflicts"])}
-    assert counts == {title: len(content.named(of_title[title])) for title in titles}
+    assert counts == {panel.title: len(content.named(panel)) for panel in panels}
     assert all(counts.values())
     canvas.write(tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as image:
@@ -121,13 +121,13 @@ def test_a_picture_is_drawn_from_a_recording(recording: Recording, tmp_path: Pat
 
 def test_heat_maps_dials_and_levels_are_drawn(recording: Recording, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
-    canvas, counts = draw(recording, Picture("pools", "Waits for a connection"), THEMES["light"])
+    canvas, counts = draw(recording, Picture("pools", _of_kind(recording, "pools", "heatmap").title), THEMES["light"])
     assert all(counts.values())
     canvas.write(path)
     with Image.open(path) as image:
         red, _, blue = np.asarray(image.convert("RGB"), dtype=int).transpose(2, 0, 1)
         assert ((red - blue) > 60).sum() > 1000, "orange"
-    shares = Picture("overview", "Fullest pool of a process", "Connections of the databases")
+    shares = Picture("overview", *(_of_kind(recording, "overview", kind).title for kind in ("gauge", "bargauge")))
     canvas, counts = draw(recording, shares, THEMES["light"])
     assert all(counts.values())
     canvas.write(path)
@@ -149,9 +149,15 @@ def test_an_empty_panel_says_so_and_a_strange_one_is_refused() -> None:
 
 
 def test_all_are_written(recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dashboards.pictures.__main__.PICTURES", {"small": Picture("pools", "Tasks that wait")})
+    monkeypatch.setattr(
+        "dashboards.pictures.__main__.PICTURES", {"small": Picture("pools", _of_kind(recording, "pools", "stat").title)}
+    )
     assert draw_all(recording, tmp_path) == [tmp_path / "small-light.png", tmp_path / "small-dark.png"]
     assert {path.name for path in tmp_path.iterdir()} == {"small-light.png", "small-dark.png"}
+
+
+def _of_kind(recording: Recording, board: str, kind: str) -> Panel:
+    return next(panel for panel in panels_of(recording.boards[board]) if panel.kind == kind)
 
 
 def _pixels_like(image: Image.Image, colour: str) -> int:
@@ -163,8 +169,10 @@ def _pixels_like(image: Image.Image, colour: str) -> int:
 # ------------------------------------------------------------ parts
 
 
-def test_the_examples_run() -> None:
-    assert doctest.testmod(units).failed == 0
+@pytest.mark.parametrize("module", [units, run])
+def test_the_examples_run(module: ModuleType) -> None:
+    done = doctest.testmod(module)
+    assert (done.failed, done.attempted > 0) == (0, True)
 
 
 @pytest.mark.parametrize(
