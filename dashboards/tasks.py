@@ -83,8 +83,8 @@ def _now() -> list[Builder[Panel]]:
         ),
         amount(
             "Longest time to drain",
-            "Of all queues, at the rate at which their tasks are started. Good: under a minute. Bad: without end, which "
-            "is a queue that holds tasks and starts none.",
+            "Of all queues, at the rate at which their tasks are started. Good: under a minute. Bad: without end: a "
+            "queue holds tasks and starts none.",
             "s",
             # Not a number: 0 tasks at a rate of 0.
             Query(f"max({recorded('queue:celery_queue_drain:seconds', **QUEUE)} >= 0)", "to drain"),

@@ -109,7 +109,10 @@ def watch(stack: Compose, *, expected: Iterable[str], inhibited: Iterable[str]) 
         quiet = time.time()
         with locked_logs(database), refused_notifications(stack.url("redis").replace("http://", "redis://")):
             stack.start(*SICK)
-            alerts = eventually(told, timeout=PATIENCE, what=", ".join(names))
+            try:
+                alerts = eventually(told, timeout=PATIENCE, what=", ".join(sorted(names)))
+            except AssertionError as error:
+                raise AssertionError(f"{error}; there are {_named(prometheus.alerts())}") from None
             # A scrape that failed for want of a processor would leave a hole at the very moment that is looked at.
             whole = 'min_over_time(up{job="loopwatch"}[5s]) == 1'
             eventually(lambda: prometheus.query(whole), timeout=PATIENCE, what="scrapes without a hole")
@@ -128,6 +131,11 @@ def followed(url: str) -> tuple[dict[str, Any], Panel, dict[str, list[str]]]:
     (number,) = parameters.pop("viewPanel")
     (panel,) = [panel for panel in panels_of(board, without_queries=True) if panel.number == int(number)]
     return board, panel, {name.removeprefix("var-"): values for name, values in parameters.items()}
+
+
+def _named(alerts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What Prometheus says of alerts, to be read."""
+    return sorted(f"{alert['labels']['alertname']} ({alert['state']})" for alert in alerts)
 
 
 def _stretches(moments: Iterable[float]) -> list[tuple[float, float]]:
