@@ -33,7 +33,7 @@ EVENTS_PER_TASK = 2.3
 TICK_SECONDS = 30.0
 EVENT_SECONDS = 5 * 24 * 3600.0 / 10_000_000
 """From one event to the next by the fleet's clock: ten million last for five days."""
-SMALL = {"events": 2_000_000, "lives": 20_000, "max_tasks": 50_000}
+SMALL = {"events": 2_000_000, "lives": 20_000, "max_tasks": 20_000}
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,11 @@ def _now() -> list[Builder[Panel]]:
         ),
         amount(
             "Longest time to drain",
-            "Of all queues, at the rate at which their tasks are started. Good: under a minute.",
+            "Of all queues, at the rate at which their tasks are started. Good: under a minute. Bad: without end: a "
+            "queue holds tasks and starts none.",
             "s",
-            Query(f"max({_drain()})", "to drain"),
+            # Not a number: 0 tasks at a rate of 0.
+            Query(f"max({recorded('queue:celery_queue_drain:seconds', **QUEUE)} >= 0)", "to drain"),
             thresholds={LIMITS.drain_warning_seconds: "yellow", LIMITS.drain_seconds: "red"},
             empty="0 s",
         ),

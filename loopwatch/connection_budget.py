@@ -214,9 +214,18 @@ def _weighted(room: int, costs: Mapping[str, int], weights: Mapping[str, Fractio
         at_least_one |= below
     sizes = {role: max(1, math.floor(weights[role] * level)) for role in costs}
     left = room - sum(costs[role] * size for role, size in sizes.items())
-    # What rounding down has left: one more for each role that it still suffices for, those first whose turn it is.
-    for role in sorted(costs, key=lambda role: (sizes[role] + 1) / weights[role]):
-        if 0 < costs[role] <= left:
+
+    def turn(role: str) -> Fraction:
+        return (sizes[role] + 1) / weights[role]
+
+    # What rounding down has left: one more for whose turn it is, as long as it suffices (a light pool's turn may come
+    # again before a heavy one's), and then one more for each role that it still suffices for.
+    present = [role for role in costs if costs[role]]
+    while costs[role := min(present, key=turn)] <= left:
+        sizes[role] += 1
+        left -= costs[role]
+    for role in sorted(present, key=turn):
+        if costs[role] <= left:
             sizes[role] += 1
             left -= costs[role]
     return sizes

@@ -24,6 +24,8 @@ from app.demo.servers import Server, ServerMissingError, start_postgres, start_r
 from tests.mariadb import start_mariadb
 from tests.rabbitmq import VHOSTS, RabbitMQ, start_rabbitmq
 
+pytest_plugins = ["tests.promtool"]
+
 _database_numbers = count(1)
 _redis_numbers = cycle(range(1, 16))
 _vhosts = iter(range(VHOSTS))

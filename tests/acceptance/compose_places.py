@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from app.demo.servers import free_port
@@ -36,7 +37,7 @@ class Ports:
         self._here: dict[tuple[str, int], int] = {}
         # Those that somebody else knows come first: `of` means the first one.
         for name in images:
-            for port in services[name].published:
+            for port in (*services[name].published, *_told(services[name].command or ())):
                 self._add(name, port)
             for host, port in self._address.findall(" ".join(_texts(services[name]))):
                 if host not in _LOCAL:
@@ -88,6 +89,11 @@ class Ports:
             )
         here = self._here.get((name, port))
         return f"127.0.0.1:{here}" if here else None
+
+
+def _told(words: Iterable[str]) -> list[int]:
+    """The ports that a command names, as ``--port N``."""
+    return [int(word) for before, word in pairwise(words) if before == "--port" and word.isdigit()]
 
 
 def _texts(service: Service) -> Iterable[str]:

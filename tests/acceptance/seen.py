@@ -83,15 +83,20 @@ class Seen:
         return sorted({labels[match[2]] for labels in self.prometheus.series(selector) if labels.get(match[2])})
 
 
-def watch(stack: Compose, expected: Iterable[str]) -> Seen:
-    """Has the users come and the troubles come and go; ``expected`` alerts are waited for, and their ends."""
+def watch(stack: Compose, *, expected: Iterable[str], inhibited: Iterable[str]) -> Seen:
+    """Has the users come and the troubles come and go; ``expected`` alerts are waited for, and their ends.
+
+    Args:
+        inhibited: those of them that Alertmanager holds back, as another one says it better.
+    """
     prometheus, alertmanager = Prometheus(stack.url("prometheus")), Alertmanager(stack.url("alertmanager"))
     database = stack.url("postgres").replace("http://", "postgresql://app:app@") + "/app"
-    names = frozenset(expected)
+    names, silent = frozenset(expected), frozenset(inhibited)
 
     def told() -> list[dict[str, Any]]:
         alerts = alertmanager.alerts()
-        return alerts if names <= {alert["labels"]["alertname"] for alert in alerts} else []
+        held_back = {alert["labels"]["alertname"] for alert in alerts if alert["status"]["inhibitedBy"]}
+        return alerts if names <= {alert["labels"]["alertname"] for alert in alerts} and silent <= held_back else []
 
     def over() -> bool:
         left = {alert["labels"]["alertname"] for alert in [*alertmanager.alerts(), *prometheus.alerts()]}
@@ -104,7 +109,10 @@ def watch(stack: Compose, expected: Iterable[str]) -> Seen:
         quiet = time.time()
         with locked_logs(database), refused_notifications(stack.url("redis").replace("http://", "redis://")):
             stack.start(*SICK)
-            alerts = eventually(told, timeout=PATIENCE, what=", ".join(names))
+            try:
+                alerts = eventually(told, timeout=PATIENCE, what=", ".join(sorted(names)))
+            except AssertionError as error:
+                raise AssertionError(f"{error}; there are {_named(prometheus.alerts())}") from None
             # A scrape that failed for want of a processor would leave a hole at the very moment that is looked at.
             whole = 'min_over_time(up{job="loopwatch"}[5s]) == 1'
             eventually(lambda: prometheus.query(whole), timeout=PATIENCE, what="scrapes without a hole")
@@ -123,6 +131,11 @@ def followed(url: str) -> tuple[dict[str, Any], Panel, dict[str, list[str]]]:
     (number,) = parameters.pop("viewPanel")
     (panel,) = [panel for panel in panels_of(board, without_queries=True) if panel.number == int(number)]
     return board, panel, {name.removeprefix("var-"): values for name, values in parameters.items()}
+
+
+def _named(alerts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What Prometheus says of alerts, to be read."""
+    return sorted(f"{alert['labels']['alertname']} ({alert['state']})" for alert in alerts)
 
 
 def _stretches(moments: Iterable[float]) -> list[tuple[float, float]]:

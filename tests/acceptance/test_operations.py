@@ -38,6 +38,8 @@ CAUSED = (
 SICK_NODES = {"content@global.worker", "workflow@global.worker"}
 AT_ONCE = ("LoopwatchLoopConflict",)
 """Those that are never pending."""
+INHIBITED = ("LoopwatchLoopConflict",)
+"""Those that Alertmanager holds back: one conflict is no news where they burn."""
 
 PANELS = [
     pytest.param(board, panel, id=f"{name}: {panel.title}")
@@ -61,7 +63,7 @@ def stack() -> Iterator[Compose]:
 
 @pytest.fixture(scope="module")
 def seen(stack: Compose) -> Seen:
-    return watch(stack, CAUSED)
+    return watch(stack, expected=CAUSED, inhibited=INHIBITED)
 
 
 # ------------------------------------------------------------ the services
@@ -211,6 +213,14 @@ def test_what_alertmanager_is_told_is_filled_in(seen: Seen) -> None:
         assert set(alert["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
         for text in alert["annotations"].values():
             assert not re.search(r"<no value>|<error|\{\{|%!|\bNaN\b|  |\s[.,:]", text), text
+
+
+def test_alertmanager_holds_back_what_another_alert_says_better(seen: Seen) -> None:
+    held_back = {alert["labels"]["alertname"] for alert in seen.told if alert["status"]["state"] == "suppressed"}
+    active = {alert["labels"]["alertname"] for alert in seen.told if alert["status"]["state"] == "active"}
+    assert held_back.issuperset(INHIBITED)
+    assert active.issuperset({*CAUSED} - {*INHIBITED})
+    assert active.isdisjoint(INHIBITED)
 
 
 @every_alert

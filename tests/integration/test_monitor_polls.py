@@ -7,7 +7,8 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -225,23 +226,48 @@ def test_a_monitor_on_redis_is_small_and_carries_neither_celery_nor_redis_py(red
     assert resident < 60e6
 
 
-def test_answers_that_cannot_be_read_cost_the_others_nothing(redis_url: str) -> None:
-    replies = [b"", b"[", wrapped(b"{"), wrapped(b"[" * 100_000), wrapped(b"\xff"), b'{"body": 1}', b"\x80\x02}q\x00."]
-    with redis.Redis.from_url(redis_url) as client, client.pubsub() as heard:
+@contextmanager
+def hearing(client: redis.Redis, answer: Callable[[str], object]) -> Iterator[None]:
+    """Answers one question to the workers in a thread, by pushing what one likes to the list that it names."""
+    with client.pubsub() as heard:  # type: ignore[no-untyped-call]  # it has no types
         heard.psubscribe("*.celery.pidbox")
         until(lambda: heard.get_message() is not None, "the subscription")
 
-        def reply() -> None:
+        def hear() -> None:
             message = json.loads(next(heard.listen())["data"])
-            question = json.loads(base64.b64decode(message["body"]))
-            good = wrapped(json.dumps({"w@h": [{"name": "logs"}]}).encode())
-            client.lpush(question["reply_to"]["routing_key"], *replies, good)
+            answer(json.loads(base64.b64decode(message["body"]))["reply_to"]["routing_key"])
 
-        thread = threading.Thread(target=reply)
+        thread = threading.Thread(target=hear)
         thread.start()
-        found = ask(redis_url).workers()
+        yield
         thread.join()
+
+
+GOOD = wrapped(json.dumps({"w@h": [{"name": "logs"}]}).encode())
+
+
+def test_answers_that_cannot_be_read_cost_the_others_nothing(redis_url: str) -> None:
+    bad = [b"", b"[", wrapped(b"{"), wrapped(b"[" * 100_000), wrapped(b"\xff"), b'{"body": 1}', b"\x80\x02}q\x00."]
+    with redis.Redis.from_url(redis_url) as client, hearing(client, lambda key: client.lpush(key, *bad, GOOD)):
+        found = ask(redis_url).workers()
     assert found == {"w@h": Answer(("logs",))}
+
+
+def test_answers_without_end_are_not_gathered_for_ever(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwatch_monitor.polls.redis.GATHER_SECONDS", 0.5)
+    found: list[dict[str, Answer]] = []
+    asking = threading.Thread(target=lambda: found.append(ask(redis_url).workers()), daemon=True)
+
+    def answer(key: str) -> None:
+        with redis.Redis.from_url(redis_url) as other:
+            deadline = time.monotonic() + DEADLINE
+            while not found and time.monotonic() < deadline:
+                other.lpush(key, GOOD)
+
+    with redis.Redis.from_url(redis_url) as client, hearing(client, answer):
+        asking.start()
+        asking.join(DEADLINE)
+    assert found == [{"w@h": Answer(("logs",))}]
 
 
 def test_an_answer_without_end_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

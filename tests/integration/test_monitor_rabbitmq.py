@@ -19,6 +19,7 @@ from amqp.exceptions import NotFound, ResourceLocked
 from celery import Celery
 from kombu import Connection, Exchange
 
+from benchmarks.publish import to_rabbitmq
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.kombu import KombuIntake
 from loopwatch_monitor.intake.status import BrokerStatus
@@ -131,6 +132,14 @@ def test_whatever_is_published_good_events_come_through(rabbitmq_url: str) -> No
         assert monitor.malformed("content_type") == 1
         assert monitor.malformed("envelope") == 1
         assert monitor.malformed("field") == [reason for _, reason in POISON.values()].count("field")
+
+
+def test_a_stream_of_recorded_events_is_taken_in_whole(rabbitmq_url: str) -> None:
+    """By what `make bench` publishes it with, as fast as it goes and evenly."""
+    with consuming(rabbitmq_url) as monitor:
+        to_rabbitmq(rabbitmq_url, 50)
+        to_rabbitmq(rabbitmq_url, 50, seconds=0.1)
+        monitor.waits_for("loopwatch_monitor_events_total{", 400)
 
 
 def test_another_exchange_and_only_that(rabbitmq_url: str) -> None:

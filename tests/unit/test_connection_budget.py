@@ -189,6 +189,12 @@ def test_the_fleet_never_overruns_the_server_and_wastes_nothing(
                 assert sizes[one] >= ratio * (sizes[other] - 1) - 2 - ratio
 
 
+def test_a_role_may_have_two_turns_before_another_has_one() -> None:
+    plan = budget(59, processes={"api": 1, "worker": 1}, reserve=0, weights={"worker": 11}, surge={"api": 2})
+    assert {role: share.connections for role, share in plan.roles.items()} == {"api": 4, "worker": 51}
+    assert plan.total == 59
+
+
 def test_a_budget_is_frozen() -> None:
     plan = budget(200, processes=18)
     assert isinstance(plan, Budget)

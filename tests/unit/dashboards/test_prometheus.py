@@ -9,7 +9,7 @@ import yaml
 
 from dashboards.__main__ import DIRECTORY as GRAFANA
 from dashboards.rules import RULES, render
-from tests.unit.dashboards.conftest import Promtool
+from tests.promtool import Promtool
 
 PROMETHEUS = Path(__file__).resolve().parents[3] / "dashboards" / "prometheus"
 

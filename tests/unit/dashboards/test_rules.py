@@ -18,7 +18,7 @@ from dashboards.rules import RULES, alerts, render
 from dashboards.thresholds import THRESHOLDS
 from dashboards.vectors import Vector, once, series
 from loopwatch.telemetry import catalogue
-from tests.unit.dashboards.conftest import Promtool
+from tests.promtool import Promtool
 
 ALERTS = alerts(Pace())
 NAMES = [f"Loopwatch{alert.name}" for alert in ALERTS]

@@ -21,7 +21,7 @@ import yaml
 from dashboards.pace import Pace
 from dashboards.rules import RULES, alerts
 from dashboards.thresholds import THRESHOLDS
-from tests.unit.dashboards.conftest import Promtool
+from tests.promtool import Promtool
 
 TESTS = sorted((RULES.parents[1] / "tests").glob("*.yml"))
 KINDS = ("fires", "quiet", "gone")
