@@ -45,7 +45,7 @@ def recent_conflicts(*, width: int = 4) -> stat.Panel:
         f"Loop conflicts, last {RECENT_SECONDS // 60} min",
         "Good: 0 and 0. The second number also counts a conflict that is the first of its series, "
         "whose increase Prometheus cannot see.",
-        "short",
+        "none",
         Query(f"sum({increase(c.LOOP_CONFLICTS, window=f'{RECENT_SECONDS}s', **QUEUE)}) or vector(0)", "conflicts"),
         Query(f"count({_since_last_conflict()} < {RECENT_SECONDS}) or vector(0)", "workers"),
         thresholds={ANY: "red"},
@@ -82,7 +82,7 @@ def _now() -> list[Builder[Panel]]:
             "Engines too many",
             "Good: 0 and 0. Above loops: an engine a run that nobody disposes of. "
             "Of closed loops: one may wait for the next look-up, which sweeps it.",
-            "short",
+            "none",
             Query(f"sum({_engines_above_loops()}) or vector(0)", "above loops"),
             Query(f"max({gauge(c.ENGINES_ORPHANED, **POOL)}) or vector(0)", "of closed loops, one process"),
             thresholds={1: "red"},
@@ -105,14 +105,14 @@ def _conflicts() -> list[Builder[Panel]]:
         bars(
             "Conflicts by queue",
             "Good: none. Each bar is a resource of one event loop that a task used on another.",
-            "short",
+            "none",
             Query(f"sum by (queue_name) ({increase(c.LOOP_CONFLICTS, **QUEUE)})", "{{queue_name}}"),
             empty="none",
         ),
         bars(
             "Conflicts by resource and kind",
             "Good: none. One colour is one cause; fork_shared points at a client that was made before the fork.",
-            "short",
+            "none",
             Query(f"sum by (resource, kind) ({increase(c.LOOP_CONFLICTS, **QUEUE)})", "{{resource}} {{kind}}"),
             empty="none",
         ),
@@ -120,7 +120,7 @@ def _conflicts() -> list[Builder[Panel]]:
             "Conflicts by task",
             "Good: none. The first row is the task to open. "
             "Source guard: refused in time, or seen by observe(); exception, event: it happened.",
-            "short",
+            "none",
             Query(
                 "topk(20, sum by (queue_name, name, resource, kind, source) "
                 f"({increase(c.LOOP_CONFLICTS, window='$__range', **QUEUE)}) > 0)",
@@ -177,7 +177,7 @@ def _engines() -> list[Builder[Panel]]:
         lines(
             "Engines above loops, by process",
             "Good: none. Bad: a staircase, which is an engine a run that nobody disposes of.",
-            "short",
+            "none",
             Query(_engines_above_loops(), "{{hostname}} {{slot}} {{pool}}"),
             thresholds={1: "red"},
             empty="none",
@@ -185,14 +185,14 @@ def _engines() -> list[Builder[Panel]]:
         lines(
             "Engines and loops, by worker",
             "Good: flat, engines = loops x pools.",
-            "short",
+            "none",
             Query(f"sum by (hostname) ({gauge(c.ENGINES, **POOL)})", "{{hostname}} engines"),
             Query(f"sum by (hostname) ({gauge(c.LOOPS, **WORKER)})", "{{hostname}} loops"),
         ),
         lines(
             "Engines of closed loops",
             "Good: 0, or 1 until the next sweep. Bad: grows.",
-            "short",
+            "none",
             Query(f"max by (hostname, pool) ({gauge(c.ENGINES_ORPHANED, **POOL)})", "{{hostname}} {{pool}}"),
             thresholds={LIMITS.orphaned_engines + 1: "red"},
         ),
@@ -213,7 +213,7 @@ def _engines() -> list[Builder[Panel]]:
             "Loops beyond the plan",
             "Good: none. Each bar is a loop that made a pool in a process whose connection budget had no room for it: "
             "plan for as many loops as a process really has.",
-            "short",
+            "none",
             Query(f"sum by (hostname, pool) ({increase(c.LOOPS_UNPLANNED, **POOL)})", "{{hostname}} {{pool}}"),
             empty="none",
         ),
@@ -243,7 +243,7 @@ def _loops() -> list[Builder[Panel]]:
             "Stalls",
             "Good: none. A loop that others waited for ran nothing for longer than stall_threshold; the worker's log "
             "has the stack.",
-            "short",
+            "none",
             Query(f"sum by (hostname) ({increase(c.LOOP_STALLS, **WORKER)})", "{{hostname}}"),
             empty="none",
         ),

@@ -43,7 +43,7 @@ def monitors_now(*, width: int = 4) -> stat.Panel:
     panel = amount(
         "Monitors up",
         "Good: all up. Bad: none up, every other panel is blind. Down: one that was scraped within the last hour.",
-        "short",
+        "none",
         Query(f"sum({of_monitors('up')}) or vector(0)", "up"),
         Query(f"count({of_monitors('up')} == 0) or vector(0)", "down"),
         thresholds={1: "green"},
@@ -76,7 +76,7 @@ def _now() -> list[Builder[Panel]]:
         amount(
             "Events lost, last 10 min",
             "Good: 0 and 0. Bad: the counters of tasks are too low by as many.",
-            "short",
+            "none",
             Query(f"sum({increase(c.MONITOR_EVENTS_LOST, window='10m')}) or vector(0)", "lost"),
             Query(f"sum({increase(c.MONITOR_EVENTS_MALFORMED, window='10m')}) or vector(0)", "unreadable"),
             thresholds={ANY: "red"},
@@ -92,7 +92,7 @@ def _now() -> list[Builder[Panel]]:
         amount(
             "Web configuration",
             "Good: in use as its file says. Bad: the file was changed and cannot be used; the log says why.",
-            "short",
+            "none",
             Query(f"min({gauge(c.MONITOR_WEB_CONFIG_RELOADED)})", "web configuration"),
             thresholds={1: "green"},
             below="red",
@@ -112,7 +112,7 @@ def _events() -> list[Builder[Panel]]:
         bars(
             "Reconnects",
             "Good: none. Each is a connection to the broker that was lost.",
-            "short",
+            "none",
             Query(f"sum by (instance) ({increase(c.MONITOR_RECONNECTS)})", "{{instance}}"),
             empty="none",
         ),
@@ -133,7 +133,7 @@ def _events() -> list[Builder[Panel]]:
             "Lost events, by reason",
             "Good: none. Bad: counters of tasks are too low by as many, and by what was sent while there was no "
             "connection. buffer_full: they came faster than they were read; disconnected: cut off on their way.",
-            "short",
+            "none",
             Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_LOST)})", "{{instance}} {{reason}}"),
             Query(f"sum by (instance) ({increase(c.MONITOR_RECONNECTS)})", "{{instance}} connections cut"),
             empty="none",
@@ -141,7 +141,7 @@ def _events() -> list[Builder[Panel]]:
         bars(
             "Malformed events, by reason",
             "Good: none. Bad: another serializer than JSON, or a sender that is not Celery.",
-            "short",
+            "none",
             Query(f"sum by (instance, reason) ({increase(c.MONITOR_EVENTS_MALFORMED)})", "{{instance}} {{reason}}"),
             empty="none",
         ),
@@ -171,7 +171,7 @@ def _bounds() -> list[Builder[Panel]]:
     uptime = rows(
         "Monitors and their versions",
         "Good: one version. After a restart celery_* counters begin at 0; those of workers go on.",
-        "short",
+        "none",
         Query(f"time() - max by (instance) ({of_monitors('process_start_time_seconds')})", "Up for"),
         Query(f"max by (instance, version, python_version) ({gauge(c.MONITOR_BUILD_INFO)})", ""),
         columns={"instance": "Monitor", "version": "Version", "python_version": "Python"},
@@ -192,7 +192,7 @@ def _bounds() -> list[Builder[Panel]]:
             "Evicted entries and dropped series",
             "Good: none. Bad: some tasks have an unknown queue, and some series are missing: raise the limit, or look "
             "for a label with too many values.",
-            "short",
+            "none",
             Query(f"sum by (instance, table) ({increase(c.MONITOR_EVICTIONS)})", "{{instance}} {{table}} evicted"),
             Query(
                 f"sum by (instance, family) ({increase(c.MONITOR_SERIES_DROPPED)})",
@@ -223,7 +223,7 @@ def _bounds() -> list[Builder[Panel]]:
         lines(
             "Samples a scrape",
             "Good: grows with workers and tasks only. Bad: climbs without new ones.",
-            "short",
+            "none",
             Query(of_monitors("scrape_samples_scraped"), "{{instance}}"),
         ),
         lines(

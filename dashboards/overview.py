@@ -39,7 +39,7 @@ def _application() -> list[Builder[Panel]]:
     firing_now = amount(
         "Alerts that fire",
         "Good: 0 and 0. The table below names them and leads to what to do.",
-        "short",
+        "none",
         Query(f"count({firing(severity='critical')}) or vector(0)", "critical"),
         Query(f"count({firing(severity='warning|info')}) or vector(0)", "others"),
         thresholds={1: "red"},
@@ -180,7 +180,7 @@ def _since_when() -> list[Builder[Panel]]:
         bars(
             "Loop conflicts by queue",
             "Good: none. Each bar is a resource of one event loop that a task used on another.",
-            "short",
+            "none",
             Query(f"sum by (queue_name) ({increase(c.LOOP_CONFLICTS, **QUEUE)})", "{{queue_name}}"),
             empty="none",
         ),
@@ -223,7 +223,7 @@ def _since_when() -> list[Builder[Panel]]:
         lines(
             "Monitors and workers",
             "Good: flat. Bad: a line that falls and stays down; a scale-in looks the same, and loses nobody.",
-            "short",
+            "none",
             Query(f"sum({of_monitors('up')})", "monitors up"),
             Query(f"count({gauge(c.WORKER_UP, **WORKER)} == 1)", "workers up"),
             Query(f"sum({seen(c.WORKER_LOST, **WORKER)})", "workers lost"),

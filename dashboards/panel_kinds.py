@@ -172,7 +172,7 @@ def states(
     title: str, description: str, *queries: Query, names: Mapping[str, tuple[str, str]], empty: str = ""
 ) -> statetimeline.Panel:
     """Which state each was in over time. ``names``: values, and their names and colours."""
-    panel = _asked(statetimeline.Panel(), title, description, "short", queries).mappings(named(names))
+    panel = _asked(statetimeline.Panel(), title, description, "none", queries).mappings(named(names))
     panel.show_value(VisibilityMode.NEVER).merge_values(True).row_height(0.8).fill_opacity(80)
     panel.legend(common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM))
     panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE))
@@ -214,7 +214,7 @@ def rows(
     for heading in columns.values():  # a release such as 20261124 is a name, not twenty millions
         panel.override_by_name(heading, [DynamicConfigValue("unit", "string")])
     for heading, of in (units or {}).items():
-        whole = [DynamicConfigValue("decimals", 0)] if of == "short" else []
+        whole = [DynamicConfigValue("decimals", 0)] if of == "none" else []
         panel.override_by_name(heading, [DynamicConfigValue("unit", of), *whole])
     for heading, steps in (thresholds or {}).items():
         panel.override_by_name(heading, steps_for(steps, below="transparent", cell=True))
@@ -223,7 +223,7 @@ def rows(
 
 def heat(title: str, description: str, query: Query, *, empty: str) -> heatmap.Panel:
     """How the observations of a histogram, in seconds, are spread over its buckets."""
-    panel = _asked(heatmap.Panel(), title, description, "short", [query], how=PromQueryFormat.HEATMAP)
+    panel = _asked(heatmap.Panel(), title, description, "none", [query], how=PromQueryFormat.HEATMAP)
     panel.calculate(False).y_axis(heatmap.YAxisConfig().unit("s")).no_value(empty)
     return panel.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
 
@@ -263,7 +263,9 @@ def _asked(
     height: int = 8,
 ) -> AnyPanel:
     panel.title(title).description(description).unit(unit).datasource(DATASOURCE).span(width).height(height)
-    if unit == "short":  # things are counted in whole ones, whatever the extrapolation of `increase` says
+    if (
+        unit == "none"
+    ):  # a number of things: a whole one, whatever the extrapolation of `increase` says; "short" says 1 K
         panel.decimals(0)
     for target in _targets(queries):
         panel.with_target((target.instant() if instant else target.range()).format(how))

@@ -75,14 +75,14 @@ def _now() -> list[Builder[Panel]]:
         amount(
             "Tasks that wait",
             "For a connection, at this moment. Good: 0.",
-            "short",
+            "none",
             Query(f"sum({gauge(c.POOL_PENDING_REQUESTS, **POOL)})", "waiting"),
             thresholds={1: "yellow"},
         ),
         amount(
             "Timeouts, last 10 min",
             "Good: 0. Each is a task that got no connection in time.",
-            "short",
+            "none",
             Query(f"sum({increase(c.POOL_TIMEOUTS, window='10m', **HISTOGRAMS)})", "timeouts"),
             thresholds={ANY: "red"},
         ),
@@ -146,7 +146,7 @@ def _use() -> list[Builder[Panel]]:
         lines(
             "In use, by the queue of the task",
             "Good: moves with the queue's load. Bad: one queue that holds nearly all while others wait.",
-            "short",
+            "none",
             Query(
                 f"sum by (queue_name, pool) ({gauge(c.POOL_CHECKED_OUT, **HISTOGRAMS)})",
                 "{{queue_name}} {{pool}}",
@@ -180,14 +180,14 @@ def _waiting() -> list[Builder[Panel]]:
         lines(
             "Tasks that wait, by worker",
             "For a connection, at each moment. Good: 0. Bad: stays above 0.",
-            "short",
+            "none",
             Query(f"sum by (hostname, pool) ({gauge(c.POOL_PENDING_REQUESTS, **POOL)})", "{{hostname}} {{pool}}"),
             thresholds={1: "yellow"},
         ),
         bars(
             "Timeouts",
             "Good: none. Each is a task that got no connection in time.",
-            "short",
+            "none",
             Query(f"sum by (queue_name, pool) ({increase(c.POOL_TIMEOUTS, **HISTOGRAMS)})", "{{queue_name}} {{pool}}"),
             empty="none",
         ),
@@ -199,7 +199,7 @@ def _waiting() -> list[Builder[Panel]]:
             Query(f"{waited} and {uses} > 0", "Waited in all"),
             Query(f"{uses} > 0", "Uses"),
             columns={"queue_name": "Queue", "name": "Task", "pool": "Pool"},
-            units={"Uses": "short"},
+            units={"Uses": "none"},
             thresholds={"Waited a use": WAIT_STEPS},
             empty="no use",
             width=24,
@@ -228,14 +228,14 @@ def _holding() -> list[Builder[Panel]]:
             "Leaks",
             "Good: none. Each is a connection that was held longer than leak_threshold; the worker's log has the stack "
             "of its checkout.",
-            "short",
+            "none",
             Query(f"sum by (queue_name, pool) ({increase(c.POOL_LEAKS, **HISTOGRAMS)})", "{{queue_name}} {{pool}}"),
             empty="none",
         ),
         lines(
             "Connections, by state",
             "Good: some idle ones. Bad: none idle and tasks waiting; many idle ones are wasted on the database.",
-            "short",
+            "none",
             Query(f"sum by (pool, state) ({gauge(c.POOL_CONNECTIONS, **POOL)})", "{{pool}} {{state}}"),
         ),
     ]
@@ -270,7 +270,7 @@ def _databases() -> list[Builder[Panel]]:
             "The fleet and the database",
             "Of those whose limit a connection budget says. Good: potential (what all pools together may open) under "
             "the limit. Used counts idle connections, too.",
-            "short",
+            "none",
             Query(f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_USED)}) and {limit}", "{{database}} used"),
             Query(
                 f"max by (database) ({gauge(c.DATABASE_CONNECTIONS_POTENTIAL)}) and {limit}", "{{database}} potential"
@@ -281,7 +281,7 @@ def _databases() -> list[Builder[Panel]]:
         rows(
             "Who holds the database's connections",
             "Good: as many for each worker as its work needs. Idle ones count: the server holds them, too.",
-            "short",
+            "none",
             Query(
                 f"topk(20, sum by (database, hostname) ({holders} "
                 f"* on (job, hostname, pool) group_left (database) topk by (job, hostname, pool) (1, {database})))",

@@ -45,7 +45,7 @@ def queues_without_worker(*, width: int = 4) -> stat.Panel:
     return amount(
         "Queues without a worker",
         "Good: 0. Bad: tasks wait, and nobody who is up takes from their queue.",
-        "short",
+        "none",
         Query(
             f"count({seen(c.ACTIVE_WORKERS, **QUEUE)} == 0 "
             f"and on (job, queue_name) {gauge(c.QUEUE_LENGTH, **QUEUE)} > 0) or vector(0)",
@@ -77,7 +77,7 @@ def _now() -> list[Builder[Panel]]:
         amount(
             "Tasks that wait in queues",
             "Good: returns to 0. Colour by the time the slowest queue takes to drain, on the right.",
-            "short",
+            "none",
             Query(f"sum({gauge(c.QUEUE_LENGTH, **QUEUE)})", "waiting"),
             thresholds={},
         ),
@@ -134,7 +134,7 @@ def _tasks() -> list[Builder[Panel]]:
         bars(
             "Failures by exception",
             "Good: none. A new colour is a new fault.",
-            "short",
+            "none",
             Query(
                 f"sum by (name, exception) ({increase(c.TASK_FAILED, **TASK)})",
                 "{{name}} {{exception}}",
@@ -159,7 +159,7 @@ def _tasks() -> list[Builder[Panel]]:
         bars(
             "Retries and revocations",
             "Good: rare. Bad: retries as frequent as runs: the task never succeeds at once.",
-            "short",
+            "none",
             Query(f"sum by (queue_name) ({increase(c.TASK_RETRIED, **TASK)})", "{{queue_name}} retried"),
             Query(f"sum by (queue_name) ({increase(c.TASK_REVOKED, **TASK)})", "{{queue_name}} revoked"),
             empty="none",
@@ -185,7 +185,7 @@ def _queues() -> list[Builder[Panel]]:
         lines(
             "Queue length",
             "Good: returns to 0. Bad: climbs; on Redis a task that a worker has prefetched is not counted.",
-            "short",
+            "none",
             Query(gauge(c.QUEUE_LENGTH, **QUEUE), "{{queue_name}}"),
         ),
         lines(
@@ -213,7 +213,7 @@ def _queues() -> list[Builder[Panel]]:
         lines(
             "Workers and slots, by queue",
             "Good: flat. Bad: 0 workers; or slots that stay while tasks wait: scale out. Consumers: RabbitMQ only.",
-            "short",
+            "none",
             Query(seen(c.ACTIVE_WORKERS, **QUEUE), "{{queue_name}} workers"),
             Query(gauge(c.ACTIVE_PROCESSES, **QUEUE), "{{queue_name}} slots"),
             Query(gauge(c.ACTIVE_CONSUMERS, **QUEUE), "{{queue_name}} consumers"),
@@ -222,7 +222,7 @@ def _queues() -> list[Builder[Panel]]:
             "Started without task-sent",
             "Good: none. Bad: of these queues nobody knows how long their tasks wait: set task_send_sent_event where "
             "they are sent.",
-            "short",
+            "none",
             Query(f"({started}) unless ({sent})", "Tasks started"),
             columns={"queue_name": "Queue"},
             thresholds={"Tasks started": {ANY: "yellow"}},

@@ -23,7 +23,7 @@ def workers_now(*, width: int = 4) -> stat.Panel:
     panel = amount(
         "Workers up and lost",
         "Good: none lost. Bad: lost, a worker that vanished without saying goodbye. Fewer up alone may be a scale-in.",
-        "short",
+        "none",
         Query(f"count({gauge(c.WORKER_UP, **WORKER)} == 1) or vector(0)", "up"),
         Query(f"sum({seen(c.WORKER_LOST, **WORKER)}) or vector(0)", "lost"),
         thresholds={1: "green"},
@@ -39,7 +39,7 @@ def blind_workers(*, width: int = 4) -> stat.Panel:
         "Workers hardly seen",
         "Good: 0 and 0. Bad: without task events (start them with -E), or with a snapshot older than "
         f"{LIMITS.snapshot_seconds:.0f} s: other panels are incomplete for these.",
-        "short",
+        "none",
         Query(f"count({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)} == 0) or vector(0)", "no events"),
         Query(
             f"count({seen(c.WORKER_SNAPSHOT_AGE, **WORKER)} > {LIMITS.snapshot_seconds:.0f} "
@@ -63,7 +63,7 @@ def work() -> list[Builder[Panel]]:
         "Workers",
         "Good: each is up, and its snapshot a few seconds old. Bad: lost; two releases at once long after a deploy; "
         "task events off.",
-        "short",
+        "none",
         Query(state, "State"),
         Query(f"max by ({facts}) ({info})", ""),
         # Not those of processes that report for themselves and are no workers.
@@ -133,21 +133,21 @@ def telemetry() -> list[Builder[Panel]]:
             "Telemetry dropped, by reason",
             "Good: none. Dropped rather than make a task wait. channel_full, broker: numbers come late; series_limit: "
             "too many label sets; malformed, foreign, error: look at the worker's log.",
-            "short",
+            "none",
             Query(f"sum by (hostname, reason) ({increase(c.TELEMETRY_DROPPED, **WORKER)})", "{{hostname}} {{reason}}"),
             empty="none",
         ),
         bars(
             "Duplicate node names",
             "Two live workers under one. Good: none. Bad: their numbers replace each other: name each (-n).",
-            "short",
+            "none",
             Query(f"sum by (instance) ({increase(c.MONITOR_DUPLICATE_NODENAMES)})", "{{instance}}"),
             empty="none",
         ),
         rows(
             "Workers without task events",
             "Good: none. Bad: their tasks are not counted; start them with -E, or set worker_send_task_events.",
-            "short",
+            "none",
             Query(f"min by (hostname) ({gauge(c.WORKER_EVENTS_ENABLED, **WORKER)}) == 0", "Task events"),
             columns={"hostname": "Worker"},
             thresholds={"Task events": {0: "orange"}},
@@ -178,7 +178,7 @@ def telemetry() -> list[Builder[Panel]]:
         bars(
             "Background polls without an answer",
             "Good: none. Bad: many; the broker, or the workers' remote control, do not answer.",
-            "short",
+            "none",
             Query(f"sum by (instance, poll) ({increase(c.MONITOR_POLL_FAILURES)})", "{{instance}} {{poll}}"),
             empty="none",
         ),

@@ -58,16 +58,18 @@ def _conflicts(given: Given) -> list[Alert]:
 
 
 def _engines(given: Given) -> list[Alert]:
-    orphaned = once(series(c.ENGINES_ORPHANED)).then(f"> {given.limits.orphaned_engines:g}")
+    # By worker: what the code does wrong it does in each of its processes, and that is one cause.
+    excess = given.recorded["process:loopwatch_engines:excess"].max_without("slot").then("> 0")
+    orphaned = once(series(c.ENGINES_ORPHANED)).max_without("slot").then(f"> {given.limits.orphaned_engines:g}")
     return [
         Alert(
             name="EngineLeak",
             severity="warning",
-            when=given.recorded["process:loopwatch_engines:excess"].then("> 0"),
+            when=excess,
             lasts=300,
             summary="A process holds more engines than it has event loops.",
-            description="Slot {slot} of worker {hostname} holds {{ $value }} engines of pool {pool} more than it has "
-            "event loops: look for engines or clients that are made in tasks.",
+            description="A process of worker {hostname} holds {{ $value }} engines of pool {pool} more than it has event "
+            "loops: look for engines or clients that are made in tasks.",
             panel=(CONFLICTS, "Engines above loops, by process"),
         ),
         Alert(
@@ -76,7 +78,7 @@ def _engines(given: Given) -> list[Alert]:
             when=orphaned,
             lasts=600,
             summary="Engines of closed event loops are not disposed of.",
-            description="Slot {slot} of worker {hostname} holds {{ $value }} engines of pool {pool} whose loops are "
+            description="A process of worker {hostname} holds {{ $value }} engines of pool {pool} whose loops are "
             "closed: their connections stay open until another loop uses the pool; look for a bare loop.close().",
             panel=(CONFLICTS, "Engines of closed loops"),
         ),

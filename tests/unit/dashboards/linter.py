@@ -17,7 +17,7 @@ Json = dict[str, Any]
 Rule = Callable[[Json], list[str]]
 
 WITHOUT_QUERY = {"row", "text"}
-UNITS = {"short", "percentunit", "s", "dtdurations", "ops", "bytes", "decbytes"}
+UNITS = {"none", "percentunit", "s", "dtdurations", "ops", "bytes", "decbytes"}
 """Those of Grafana's that the dashboards use."""
 HISTOGRAMS = {name for metric in catalogue.METRICS if metric.kind == "histogram" for name in metric.sample_names()}
 
