@@ -68,8 +68,8 @@ def _engines(given: Given) -> list[Alert]:
             when=excess,
             lasts=300,
             summary="A process holds more engines than it has event loops.",
-            description="A process of worker {hostname} holds {{ $value }} engines of pool {pool} more than it has event "
-            "loops: look for engines or clients that are made in tasks.",
+            description="A process of worker {hostname} holds {{ $value }} engines of pool {pool} more than it has "
+            "event loops: look for engines or clients that are made in tasks.",
             panel=(CONFLICTS, "Engines above loops, by process"),
         ),
         Alert(
