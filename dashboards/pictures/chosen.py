@@ -82,6 +82,7 @@ PICTURES: Mapping[str, Picture] = {
 """File names, without the theme, and what is in them."""
 
 LEFT_OUT = {"datasource", "description", "links", "repeatDirection", "transparent"}
+WITH_OPTIONS = {"table", "heatmap"}
 VARIABLE = {"name", "type", "multi", "current", "allValue", "query"}
 
 
@@ -100,12 +101,12 @@ def _kept(board: Mapping[str, Any], picture: Picture) -> dict[str, Any]:
         "title": board["title"],
         "templating": {"list": variables},
         "annotations": board["annotations"],
-        "panels": [
-            {key: value for key, value in panel.raw.items() if key not in LEFT_OUT} | {"targets": _asked(panel)}
-            for panel in picture.panels(panels_of(board))
-        ],
+        "panels": [_drawn(panel) for panel in picture.panels(panels_of(board))],
     }
 
 
-def _asked(panel: Panel) -> list[dict[str, Any]]:
-    return [{key: value for key, value in target.items() if key not in LEFT_OUT} for target in panel.raw["targets"]]
+def _drawn(panel: Panel) -> dict[str, Any]:
+    """What is drawn of a panel, or asked for it."""
+    left_out = LEFT_OUT if panel.kind in WITH_OPTIONS else {*LEFT_OUT, "options"}
+    targets = [{key: value for key, value in target.items() if key not in LEFT_OUT} for target in panel.raw["targets"]]
+    return {key: value for key, value in panel.raw.items() if key not in left_out} | {"targets": targets}

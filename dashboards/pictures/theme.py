@@ -38,6 +38,11 @@ class Theme:
     on_word: Mapping[str, str] = field(repr=False)
     heat: tuple[str, ...] = field(repr=False)
 
+    def colours(self) -> list[str]:
+        """All of them, each once."""
+        single = (self.page, self.card, self.border, self.text, self.faint, self.grid, self.shade)
+        return list(dict.fromkeys([*single, *self.cycle, *self.words.values(), *self.on_word.values(), *self.heat]))
+
 
 ON_WORD = {"green": "#ffffff", "yellow": "#1f2328", "orange": "#1f2328", "red": "#ffffff", "blue": "#ffffff"}
 
@@ -49,7 +54,7 @@ THEMES: Mapping[str, Theme] = {
         text="#1f2328",
         faint="#59636e",
         grid="#e2e6eb",
-        shade="#faeae4",
+        shade="#fbe6de",
         cycle=("#0072b2", "#d55e00", "#009e73", "#444c56", "#d896c8", "#332288", "#7cc4f0", "#882255"),
         words={"green": "#1a8272", "yellow": "#e8b01e", "orange": "#e8871e", "red": "#c8371f", "blue": "#0072b2"},
         on_word=ON_WORD,

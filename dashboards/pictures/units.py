@@ -31,7 +31,8 @@ def _multiple(value: float, decimals: int | None, multiples: tuple[tuple[float, 
     if not value:
         return "0"
     size, name = next((pair for pair in reversed(multiples) if abs(value) >= pair[0]), multiples[0])
-    return f"{_digits(value / size, decimals)} {name}".strip()
+    # Grafana rounds the multiple, too, so that 1460 is "1 K"; nobody would be told anything by that here.
+    return f"{_digits(value / size, decimals if size == 1 else None)} {name}".strip()
 
 
 def _digits(value: float, decimals: int | None) -> str:
