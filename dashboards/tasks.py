@@ -21,6 +21,8 @@ QUEUE = {"queue_name": "$queue"}
 WORKER = {"hostname": "$worker"}
 TASK = {**WORKER, **QUEUE}
 
+YEAR = 365 * 86400
+"""Seconds; a number that every unit can show, unlike the infinity that it stands for."""
 OLDEST_STEPS = {LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"}
 FAILURE_STEPS = {LIMITS.failure_warning: "yellow", LIMITS.failure_share: "red"}
 
@@ -83,11 +85,11 @@ def _now() -> list[Builder[Panel]]:
         ),
         amount(
             "Longest time to drain",
-            "Of all queues, at the rate at which their tasks are started. Good: under a minute. Bad: without end: a "
-            "queue holds tasks and starts none.",
+            "Of all queues, at the rate at which their tasks are started. Good: under a minute. Bad: a year, which "
+            "stands for never: a queue holds tasks and starts none.",
             "s",
-            # Not a number: 0 tasks at a rate of 0.
-            Query(f"max({recorded('queue:celery_queue_drain:seconds', **QUEUE)} >= 0)", "to drain"),
+            # Not a number, which `>= 0` leaves out, is 0 tasks at a rate of 0.
+            Query(f"clamp_max(max({recorded('queue:celery_queue_drain:seconds', **QUEUE)} >= 0), {YEAR})", "to drain"),
             thresholds={LIMITS.drain_warning_seconds: "yellow", LIMITS.drain_seconds: "red"},
             empty="0 s",
         ),

@@ -1,4 +1,4 @@
-"""The product as its operators run it: docker-compose.yml on this machine, small and quick, and Prometheus' answers.
+"""The product as its operators run it: docker-compose.yml on this machine, small and quick.
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Compose]:
@@ -8,20 +8,17 @@ def stack() -> Iterator[Compose]:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-from urllib import parse, request
 
 import pytest
 
 from tests.acceptance.compose import Change, Compose
 
-__all__ = ["SMALL", "ask", "every_second", "operations", "query"]
+__all__ = ["SMALL", "every_second", "operations"]
 
 SMALL = {
     "WEB_CONCURRENCY": "1",
@@ -64,16 +61,3 @@ def every_second(configuration: str) -> str:
     text, changes = re.subn(r"(scrape|evaluation)_interval: \w+", r"\1_interval: 1s", configuration)
     assert changes == 2
     return text
-
-
-def ask(stack: Compose, path: str, **parameters: str) -> Any:
-    """The data of Prometheus' answer to ``/api/v1/PATH``."""
-    url = f"{stack.url('prometheus')}/api/v1/{path}?{parse.urlencode(parameters)}"
-    with request.urlopen(url, timeout=30) as answer:
-        return json.load(answer)["data"]
-
-
-def query(stack: Compose, expression: str) -> list[dict[str, Any]]:
-    """What a query of PromQL returns now: a list of ``metric`` and ``value``."""
-    result: list[dict[str, Any]] = ask(stack, "query", query=expression)["result"]
-    return result

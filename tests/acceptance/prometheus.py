@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager asked by their HTTP APIs, as Grafana and an operator's tools ask them."""
+"""Prometheus asked by its HTTP API, as Grafana and an operator's tools ask it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-__all__ = ["Alertmanager", "Prometheus", "QueryError", "Series"]
+__all__ = ["Prometheus", "QueryError", "Series"]
 
 
 class QueryError(AssertionError):
@@ -57,6 +57,15 @@ class Prometheus:
         """Every rule with its health and its last error."""
         return [rule for group in self._api("rules")["groups"] for rule in group["rules"]]
 
+    def targets(self) -> list[dict[str, Any]]:
+        """What it scrapes, with ``labels`` and ``health``."""
+        found: list[dict[str, Any]] = self._api("targets")["activeTargets"]
+        return found
+
+    def alertmanagers(self) -> list[str]:
+        """The addresses to which it sends alerts."""
+        return [one["url"] for one in self._api("alertmanagers")["activeAlertmanagers"]]
+
     def _api(self, what: str, **parameters: Any) -> Any:
         url = f"{self.url}/api/v1/{what}?{urlencode(parameters)}"
         try:
@@ -65,19 +74,6 @@ class Prometheus:
         except urllib.error.HTTPError as refused:
             with refused:
                 raise QueryError(f"{json.load(refused)['error']}: {parameters}") from None
-
-
-class Alertmanager:
-    """One server, by its address."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def alerts(self) -> list[dict[str, Any]]:
-        """The alerts that it holds and that have not ended, silenced and inhibited ones included."""
-        with urllib.request.urlopen(f"{self.url}/api/v2/alerts", timeout=30) as answer:
-            found: list[dict[str, Any]] = json.load(answer)
-            return found
 
 
 def _samples(values: Iterable[tuple[float, str]]) -> list[tuple[float, float]]:

@@ -18,9 +18,10 @@ from urllib.parse import parse_qs, urlsplit
 from dashboards.__main__ import DIRECTORY
 from dashboards.reading import Panel, Window, filled, panels_of, variables_of
 from tests.acceptance.compose import Compose
-from tests.acceptance.prometheus import Alertmanager, Prometheus, Series
+from tests.acceptance.prometheus import Prometheus, Series
 from tests.acceptance.stack import eventually
 from tests.acceptance.troubles import locked_logs, refused_notifications, users
+from tests.alertmanager import Alertmanager
 
 __all__ = ["BOARDS", "STEP", "Seen", "followed", "watch"]
 
@@ -89,7 +90,8 @@ def watch(stack: Compose, *, expected: Iterable[str], inhibited: Iterable[str]) 
     Args:
         inhibited: those of them that Alertmanager holds back, as another one says it better.
     """
-    prometheus, alertmanager = Prometheus(stack.url("prometheus")), Alertmanager(stack.url("alertmanager"))
+    prometheus = Prometheus(stack.url("prometheus"))
+    alertmanager = Alertmanager(stack.url("alertmanager"), stack.pid("alertmanager"))
     database = stack.url("postgres").replace("http://", "postgresql://app:app@") + "/app"
     names, silent = frozenset(expected), frozenset(inhibited)
 

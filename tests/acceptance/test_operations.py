@@ -20,8 +20,9 @@ from dashboards.reading import Panel, annotations_of, panels_of
 from dashboards.thresholds import THRESHOLDS
 from tests.acceptance.compose import Change, Compose
 from tests.acceptance.empty_panels import BY_CHANCE, NONE, RIGHTLY_EMPTY, UNSET
-from tests.acceptance.operations import ask, operations
+from tests.acceptance.operations import operations
 from tests.acceptance.process_groups import descendants, members, memory
+from tests.acceptance.prometheus import Prometheus
 from tests.acceptance.seen import BOARDS, STEP, Seen, followed, watch
 from tests.acceptance.stack import ROOT, eventually
 
@@ -77,17 +78,18 @@ def test_every_service_is_healthy(stack: Compose) -> None:
 
 def test_prometheus_knows_its_targets_rules_and_alertmanager(stack: Compose) -> None:
     eventually(lambda: _targets(stack) == {"up"}, what="all targets are up")
-    loaded = [rule["name"] for group in ask(stack, "rules")["groups"] for rule in group["rules"]]
+    prometheus = Prometheus(stack.url("prometheus"))
+    loaded = [rule["name"] for rule in prometheus.rules()]
     files = [yaml.safe_load(path.read_text()) for path in (ROOT / "dashboards/prometheus/rules").glob("*.yml")]
     written = [rule for file in files for group in file["groups"] for rule in group["rules"]]
     assert sorted(loaded) == sorted(rule.get("alert") or rule["record"] for rule in written)
-    [alertmanager] = ask(stack, "alertmanagers")["activeAlertmanagers"]
-    assert alertmanager["url"].startswith(stack.url("alertmanager"))
+    [alertmanager] = prometheus.alertmanagers()
+    assert alertmanager.startswith(stack.url("alertmanager"))
 
 
 def _targets(stack: Compose) -> set[str]:
     """In what health they are."""
-    targets = ask(stack, "targets")["activeTargets"]
+    targets = Prometheus(stack.url("prometheus")).targets()
     assert {target["labels"]["job"] for target in targets} == {"loopwatch", "prometheus", "alertmanager"}
     return {target["health"] for target in targets}
 
