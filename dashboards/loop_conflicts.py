@@ -69,9 +69,9 @@ def _now() -> list[Builder[Panel]]:
     return [
         recent_conflicts(width=6),
         amount(
-            "Tasks that meet a conflict, worst queue",
-            f"Of those that ended within 5 minutes. Good: 0%. From {LIMITS.conflict_share:.0%} on it is not a single "
-            "task any more.",
+            "Conflicts per task, worst queue",
+            "To the tasks that ended within 5 minutes; one may meet several. Good: 0%. "
+            f"From {LIMITS.conflict_share:.0%} on it is not a single task any more.",
             "percentunit",
             Query(f"max({_share_of_tasks()})", "share"),
             thresholds={ANY: "orange", LIMITS.conflict_share: "red"},
@@ -143,8 +143,9 @@ def _conflicts() -> list[Builder[Panel]]:
             width=8,
         ),
         lines(
-            "Tasks that meet a conflict, share by queue",
-            f"Good: none. From {LIMITS.conflict_share:.0%} on every deploy makes it worse: stop and repair.",
+            "Conflicts per task, by queue",
+            f"Good: none. From {LIMITS.conflict_share:.0%} on every deploy makes it worse: stop and repair. "
+            "A task may meet several: 100% is not the most.",
             "percentunit",
             Query(_share_of_tasks(), "{{queue_name}}"),
             thresholds={LIMITS.conflict_share: "red"},
