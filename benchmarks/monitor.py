@@ -34,10 +34,9 @@ def comparisons(directory: Path) -> Iterator[Comparison]:
     yield _flow("RabbitMQ", loss.on_rabbitmq(directory / "flow"))
     yield _in_flight(directory / "in-flight")
     yield _churn()
-    small, large = scrape.FLEETS.values()
-    yield _hundred_thousand_series(small)
-    yield _small_fleet(small)
-    yield _large_fleet(large)
+    yield _hundred_thousand_series(scrape.Fleet(20, 8, 3, every_queue=True))
+    yield _small_fleets()
+    yield _large_fleet(scrape.LARGE)
 
 
 def _drained(broker: str, rates: intake.Rates, *, limit: float) -> Comparison:
@@ -124,13 +123,20 @@ def _hundred_thousand_series(fleet: scrape.Fleet) -> Comparison:
     return replace(found, targets=(Target("render 100,000 series", ours * 1e6, 80_000, "us"),))
 
 
-def _small_fleet(fleet: scrape.Fleet) -> Comparison:
-    page = scrape.measure_under_load(fleet)
+def _small_fleets() -> Comparison:
+    pages = {name: scrape.measure_under_load(fleet) for name, fleet in scrape.SMALL.items()}
     found = summarise(
-        "A scrape of 20 tasks x 8 workers x 3 queues while 10,000 events a second flow",
-        {"p50": [page.p50], "p99": [page.p99]},
+        "A scrape of a small fleet while 10,000 events a second flow",
+        {
+            f"{name}, {which}": [seconds]
+            for name, page in pages.items()
+            for which, seconds in (("p50", page.p50), ("p99", page.p99))
+        },
     )
-    return replace(found, targets=(Target("a scrape of a small fleet under load, p99", page.p99 * 1e6, 20_000, "us"),))
+    targets = (
+        Target(f"a scrape under load, p99: {name}", page.p99 * 1e6, 20_000, "us") for name, page in pages.items()
+    )
+    return replace(found, targets=(*targets,))
 
 
 def _large_fleet(fleet: scrape.Fleet) -> Comparison:
