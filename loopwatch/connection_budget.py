@@ -52,7 +52,7 @@ class Budget:
     >>> import loopwatch
     >>> plan = loopwatch.budget(200, processes={"api": 4, "worker": 14}, weights={"api": 2}, surge=1.5)
     >>> print(plan)
-    api: 6 processes x (pool_size 7 + max_overflow 4) = 66; worker: 21 processes x ... = 105; 171 of the 180 ...
+    api: 6 processes x (pool_size 8 + max_overflow 4) = 72; worker: 21 processes x ... = 105; 177 of the 180 ...
     >>> plan.roles["api"].connections, plan.roles["worker"].connections
     (11, 5)
 
