@@ -54,7 +54,7 @@ class Budget:
     >>> print(plan)
     api: 6 processes x (pool_size 8 + max_overflow 4) = 72; worker: 21 processes x ... = 105; 177 of the 180 ...
     >>> plan.roles["api"].connections, plan.roles["worker"].connections
-    (11, 5)
+    (12, 5)
 
     Attributes:
         limit: connections that the server takes in all.
