@@ -154,7 +154,9 @@ class Databases:
         """The databases that somebody is connected to."""
         with psycopg.connect(self._postgres.url) as connection:
             rows = connection.execute(
-                "SELECT datname FROM pg_stat_activity WHERE starts_with(datname, %s)", [self.prefix]
+                "SELECT datname FROM pg_stat_activity "
+                "WHERE starts_with(datname, %s) AND backend_type = 'client backend'",
+                [self.prefix],
             ).fetchall()
         if self._mysql is not None:
             with self._to_mysql() as mysql, mysql.cursor() as cursor:

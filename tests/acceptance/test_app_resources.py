@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 import loopwatch
 from tests.acceptance.client import Client, results
 from tests.acceptance.stack import Page, Stack, eventually, scrape, total
+from tests.postgres import sessions
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -59,11 +59,7 @@ def _by_queue(page: Page, name: str, **labels: str) -> dict[str, int]:
 
 
 def _idle_in_transaction(stack: Stack) -> int:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
-    with psycopg.connect(stack.environment["DATABASE_URL"].replace("+asyncpg", "")) as connection:
-        row = connection.execute(query).fetchone()
-    assert row is not None
-    return int(row[0])
+    return sessions(stack.environment["DATABASE_URL"], "state = 'idle in transaction'")
 
 
 def test_with_the_disease_every_conflict_is_counted_once(stack: Stack) -> None:

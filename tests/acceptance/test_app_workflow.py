@@ -17,6 +17,7 @@ import redis
 
 from tests.acceptance.client import Client, results
 from tests.acceptance.stack import Stack, eventually, scrape, total
+from tests.postgres import sessions
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -168,9 +169,7 @@ def test_a_step_over_its_soft_time_limit_ends_the_workflow_and_gives_its_connect
     for query in ("Learn waiting", "Learn more of it"):
         assert "SoftTimeLimitExceeded" in client.reaches(client.begin(query), "failed")["error"]
         assert "task_marked_as_failed" in worker.output
-    with psycopg.connect(stack.environment["DATABASE_URL"].replace("+asyncpg", "")) as connection:
-        idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
-        assert connection.execute(idle).fetchone() == (0,)
+    assert sessions(stack.environment["DATABASE_URL"], "state LIKE 'idle in%%'") == 0
 
 
 def test_a_step_whose_process_is_killed_does_not_hang_for_ever(stack: Stack) -> None:

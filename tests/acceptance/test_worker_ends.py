@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from celery import Celery
 
 from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, Worker, wait_until, worker
+from tests.postgres import states
 
 
 @pytest.fixture
@@ -31,15 +31,7 @@ def environment(redis_url: str, database_url: str) -> dict[str, str]:
 @pytest.fixture
 def sessions(database_url: str) -> Callable[[], list[str]]:
     """What the worker's database sessions are doing."""
-
-    def read() -> list[str]:
-        with psycopg.connect(database_url.replace("postgresql+asyncpg:", "postgresql:")) as connection:
-            rows = connection.execute(
-                "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-            return [state for (state,) in rows]
-
-    return read
+    return partial(states, database_url)
 
 
 def _send(client: Celery, task: str, *args: object, **options: Any) -> Any:
@@ -95,7 +87,7 @@ def test_a_warm_shutdown_waits_for_its_tasks_and_leaves_no_session(
         for result in results:
             assert result.get(timeout=DEADLINE)
         assert running.process.wait(DEADLINE) == 0
-        assert sessions() == []
+        wait_until(lambda: not sessions(), sessions)
         wait_until(lambda: listener.snapshots[running.node]["stopping"])
         assert listener.sum(running.node, catalogue.NOTIFICATIONS) == 2
         assert listener.sum(running.node, catalogue.ENGINES_DISPOSED, "main", "process_exit") == 2
@@ -137,16 +129,16 @@ def test_a_pool_that_grows_and_shrinks_leaves_no_session_and_loses_no_count(
             listener.app.control.pool_grow(3)
             wait_until(lambda: len(_children(running)) == 4)
         results = [_send(listener.app, "work", 1.0) for _ in range(8)]
+        wait_until(lambda: len(sessions()) > 1, sessions)
         pids = {result.get(timeout=DEADLINE) for result in results}
         assert len(pids) > 1
-        assert len(sessions()) > 1
         if by_hand:
             listener.app.control.pool_shrink(3)
         wait_until(lambda: len(_children(running)) == 1, lambda: (_children(running), running.log))
         wait_until(lambda: len(sessions()) <= 1, sessions)
         assert not [pid for pid in pids - _children(running) if _lives(pid)]
         wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 8, lambda: listener.snapshots)
-    assert sessions() == []
+    wait_until(lambda: not sessions(), sessions)
 
 
 def _lives(pid: int) -> bool:

@@ -16,6 +16,7 @@ from celery import Celery, chain, chord, group
 from app.demo.servers import Server
 from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, Worker, wait_until
+from tests.postgres import states
 
 APP = "tests.acceptance.pools_app"
 SLOTS = {"prefork": 1, "solo": 1, "threads": 40, "gevent": 40, "eventlet": 40}
@@ -43,11 +44,7 @@ class Pool:
 
     def sessions(self) -> list[str]:
         """The state of each of the worker's database sessions."""
-        with psycopg.connect(self.database_url) as connection:
-            rows = connection.execute(
-                "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-            return [state for (state,) in rows]
+        return states(self.database_url)
 
     def key(self) -> str:
         """A word that no other test uses."""
@@ -198,7 +195,7 @@ def test_the_coroutine_of_a_greenlet_that_is_killed_is_cancelled(pool: Pool, how
     if how == "revoke":
         pool.client.control.revoke(result.id, terminate=True)
     wait_until(lambda: pool.call("logged", key) == ["holds", "cancelled"], lambda: pool.call("logged", key))
-    assert set(pool.sessions()) <= {"idle"}
+    wait_until(lambda: set(pool.sessions()) <= {"idle"}, pool.sessions)
     assert pool.call("query") == 1
 
 

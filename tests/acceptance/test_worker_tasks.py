@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 
-from tests.acceptance.workers import DEADLINE, Worker, worker
+from tests.acceptance.workers import DEADLINE, Worker, wait_until, worker
+from tests.postgres import states
 
 
 @pytest.fixture
@@ -32,15 +32,6 @@ def prefork(redis_url: str, database_url: str, tmp_path: Path) -> Iterator[Worke
         yield running
 
 
-def _sessions(database_url: str) -> list[str]:
-    """The state of each of the worker's sessions in this test's database."""
-    with psycopg.connect(database_url.replace("postgresql+asyncpg:", "postgresql:")) as connection:
-        rows = connection.execute(
-            "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        return [state for (state,) in rows]
-
-
 @pytest.mark.parametrize("task", ["hold", "block"])
 def test_a_soft_limit_returns_the_connection_before_the_next_task(
     prefork: Worker, client: Celery, database_url: str, task: str
@@ -51,9 +42,9 @@ def test_a_soft_limit_returns_the_connection_before_the_next_task(
         result.get(timeout=DEADLINE)
     assert time.monotonic() - started < 50, "it was the task's own minute that ended it"
     # The result is stored after the exception has left the coroutine.
-    assert _sessions(database_url) == ["idle"]
+    assert states(database_url) == ["idle"]
     assert _send(client, "query").get(timeout=DEADLINE) == 1
-    assert _sessions(database_url) == ["idle"]
+    assert states(database_url) == ["idle"]
 
 
 def test_a_hard_limit_leaves_no_session(prefork: Worker, client: Celery, database_url: str) -> None:
@@ -61,10 +52,7 @@ def test_a_hard_limit_leaves_no_session(prefork: Worker, client: Celery, databas
 
     with pytest.raises(TimeLimitExceeded):
         _send(client, "hold", time_limit=1).get(timeout=DEADLINE)
-    deadline = time.monotonic() + DEADLINE
-    while _sessions(database_url):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not states(database_url), lambda: states(database_url))
 
 
 def test_an_orphan_never_resumes_in_the_next_task(prefork: Worker, client: Celery) -> None:
@@ -97,4 +85,4 @@ def test_uvloop_by_a_setting(client: Celery, redis_url: str, database_url: str, 
         answer = client.send_task(f"{application}.who").get(timeout=DEADLINE)
         assert answer["kind"].startswith("uvloop")
         assert client.send_task(f"{application}.query").get(timeout=DEADLINE) == 1
-    assert _sessions(database_url) == []
+    wait_until(lambda: not states(database_url), lambda: states(database_url))

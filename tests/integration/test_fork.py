@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.integration.pg import eventually_sessions
+from tests.postgres import eventually_sessions
 
 USES = ["use it", "dispose", "dispose(close=False)"]
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
-from tests.integration.pg import eventually_sessions, sessions
+from tests.postgres import eventually_sessions, sessions
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
 from tests.integration import mysql
-from tests.integration.pg import plain
+from tests.postgres import plain
 
 SLOW = {
     "asyncpg": "SELECT 1 FROM pg_sleep(0.02)",

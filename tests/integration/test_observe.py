@@ -29,7 +29,7 @@ from loopwatch.adapters.observed_pool import _Observer
 from loopwatch.conflicts import count_once
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
-from tests.integration.pg import eventually_sessions, plain, sessions
+from tests.postgres import eventually_sessions, plain, sessions
 
 
 async def backend(engine: AsyncEngine) -> int:

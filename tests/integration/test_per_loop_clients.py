@@ -17,7 +17,7 @@ from loopwatch import PerLoop
 from loopwatch.per_loop import sweep
 from tests.integration.clients import Use, fetch, make_pools, make_sessions, query
 from tests.integration.http_server import HTTPServer, serve
-from tests.integration.pg import eventually_sessions, plain
+from tests.postgres import eventually_sessions, plain
 
 
 @pytest.fixture

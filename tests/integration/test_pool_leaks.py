@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
-from tests.integration.pg import eventually_sessions, plain
+from tests.postgres import eventually_sessions, plain
 
 
 async def forget_a_connection(engine: AsyncEngine, seconds: float, *, read_gauges: int) -> None:

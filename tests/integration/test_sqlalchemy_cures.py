@@ -16,7 +16,7 @@ from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import loopwatch
-from tests.integration.pg import eventually_sessions, plain
+from tests.postgres import eventually_sessions, plain
 
 
 async def select_one(engine: AsyncEngine) -> int:

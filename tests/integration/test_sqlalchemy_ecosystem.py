@@ -25,8 +25,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession as SQLModelSession
 import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
-from tests.integration.pg import eventually_sessions
 from tests.integration.tls import tls_in_front_of
+from tests.postgres import eventually_sessions
 
 
 async def select_one(engine: AsyncEngine) -> int:

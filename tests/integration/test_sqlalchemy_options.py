@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine as plain_create_async_eng
 import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
-from tests.integration.pg import eventually_sessions, terminate_sessions
+from tests.postgres import eventually_sessions, terminate_sessions
 
 BACKEND = text("SELECT pg_backend_pid()")
 

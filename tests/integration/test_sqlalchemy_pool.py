@@ -18,7 +18,7 @@ import loopwatch
 from loopwatch.adapters import loop_pool
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
-from tests.integration.pg import eventually_sessions, sessions, terminate_sessions
+from tests.postgres import eventually_sessions, sessions, terminate_sessions
 
 Run = Callable[[object], object]
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 import loopwatch
 from tests.integration.http_server import serve
-from tests.integration.pg import eventually_sessions, sessions
+from tests.postgres import eventually_sessions, sessions
 
 LOOPS = 1000
 JUST_CLOSED = 10

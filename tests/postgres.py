@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from urllib.parse import urlsplit
 
 import psycopg
+
+# The name by which a session of these functions knows its predecessors, which may not be gone yet.
+_OBSERVER = "loopwatch-tests-observer"
 
 
 def plain(database_url: str) -> str:
@@ -13,16 +15,24 @@ def plain(database_url: str) -> str:
     return database_url.replace("postgresql+asyncpg:", "postgresql:").replace("postgresql+psycopg:", "postgresql:")
 
 
-def sessions(database_url: str, where: str = "true") -> int:
-    """How many client sessions (but our own) this test's database has."""
-    with psycopg.connect(plain(database_url), autocommit=True) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() AND "
+def states(database_url: str, where: str = "true") -> list[str]:
+    """The state of each client session of this test's database, our own and those of earlier calls left out.
+
+    Only clients count: once a minute autovacuum looks into each database, and its worker is ``active``. A session that
+    its client has closed stays for some milliseconds: after a worker's end, ask until it is gone.
+    """
+    with psycopg.connect(plain(database_url), autocommit=True, application_name=_OBSERVER) as connection:
+        rows = connection.execute(
+            "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND application_name <> %s AND "
             f"backend_type = 'client backend' AND {where}",
-            [urlsplit(database_url).path.lstrip("/")],
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
+            [_OBSERVER],
+        )
+        return [state for (state,) in rows]
+
+
+def sessions(database_url: str, where: str = "true") -> int:
+    """How many client sessions, as `states` tells them, this test's database has."""
+    return len(states(database_url, where))
 
 
 def eventually_sessions(database_url: str, expected: int, where: str = "true", deadline: float = 5.0) -> int:
