@@ -177,7 +177,7 @@ def _follow(
     for one in queue:
         yield one
         members = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-        for other in (*(getattr(one, attribute, None) for attribute in attributes), *members):
+        for other in (*(_attribute(one, attribute) for attribute in attributes), *members):
             if isinstance(other, BaseException) and id(other) not in seen:
                 seen.add(id(other))
                 queue.append(other)
@@ -185,7 +185,15 @@ def _follow(
 
 def _quotes(error: BaseException) -> bool:
     """Whether it is a Retry, whose text repeats its reason's: that one, marked or not, is what holds the conflict."""
-    return isinstance(getattr(error, "exc", None), BaseException)
+    return isinstance(_attribute(error, "exc"), BaseException)
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    try:
+        return getattr(error, name, None)
+    except Exception:
+        logger.debug("%s.%s cannot be read", type(error).__name__, name, exc_info=True)
+        return None
 
 
 def _text(error: BaseException) -> str:

@@ -28,6 +28,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from loopwatch.loop_end import dispose_of, is_ending, lasting, lastingly, note_ending, retrieve, start
 from loopwatch.reach import sockets_of
+from loopwatch.redact import redact
 from loopwatch.sockets import SocketHandle, close_all, neutralise
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, Gauge, hold_weakly
@@ -163,10 +164,11 @@ class PerLoop(Generic[T]):
             if not inspect.isawaitable(value):
                 self._refuse_generator(value)
                 return self._keep(loop, entry, cast(T, value))
+            # Known before its task is made: an eager one (Python 3.12) may have failed, and be forgotten, by then.
+            self._entries[loop] = entry
             # A task of its own: the first to ask may be cancelled without the others losing the value.
             entry.making = lastingly(lambda: loop.create_task(self._make(loop, entry, value)))
             entry.making.add_done_callback(retrieve)
-            self._entries[loop] = entry
         assert entry.making is not None
         return await asyncio.shield(entry.making)
 
@@ -293,7 +295,8 @@ class PerLoop(Generic[T]):
         try:
             act(self._sockets_beneath(loop, entry))
         except Exception as error:  # noqa: BLE001  # the user's code, or the driver's
-            logger.warning("the sockets of %s could not be reached: %s: %s", self.name, type(error).__name__, error)
+            kind, text = type(error).__name__, redact(str(error))
+            logger.warning("the sockets of %s could not be reached: %s: %s", self.name, kind, text)
 
     def _sockets_beneath(self, loop: AbstractEventLoop, entry: _Entry[T]) -> Iterable[SocketHandle]:
         """Those of the value, or of the factory that is under way."""

@@ -17,6 +17,7 @@ would take the parent's self-pipe off the epoll that both share.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import logging
 import os
@@ -96,7 +97,8 @@ def run_async(
 def close_loops() -> None:
     """Ends this process's loops: cancels their tasks, disposes of their resources. The next `run_async` makes new ones.
 
-    Called when a worker process ends; waits up to `CLOSE_TIMEOUT` for the tasks and again for the disposals.
+    Called when a worker process or a script ends; waits up to `CLOSE_TIMEOUT` for the tasks, and again for the
+    disposals.
     """
     own, shared = _loops.own, _loops.shared
     if own is not None and _in_main_thread() and not own.loop.is_running():
@@ -114,6 +116,9 @@ class _Home:
         self.loop = new_event_loop()
         self.loop.set_task_factory(make_task)
         self._hooks = GenerationHooks()
+        # Celery tells when a worker's process ends (a pool child never comes to its exit functions); a script does not.
+        atexit.unregister(close_loops)
+        atexit.register(close_loops)
 
     def run(self, subject: object, timeout: float | None) -> object:
         raise NotImplementedError
@@ -150,21 +155,31 @@ class _OwnLoop(_Home):
     def run(self, subject: object, timeout: float | None) -> object:
         run = Leftovers(self.loop)
         task = self.loop.create_task(self._body(run, subject, timeout), name=_task_name())
-        handler = soft_limit_handler()
-        limit = nullcontext() if handler is None else SoftLimit(self.loop, task, handler, sys._getframe())
-        with limit:
-            self._lag.resume()
-            try:
-                return self.loop.run_until_complete(task)
-            finally:
-                self._lag.pause()
-                if not task.done():  # SystemExit or the like came out of the loop itself; SIGKILL may be close
-                    task.cancel()
-                    run.add_task(task)
-                elif not task.cancelled():
-                    task.exception()  # retrieved, also when it was SystemExit that ended the loop's run
-                if run:
-                    self._drain(run)
+        try:
+            handler = soft_limit_handler()
+            limit = nullcontext() if handler is None else SoftLimit(self.loop, task, handler, sys._getframe())
+            with limit:
+                self._lag.resume()
+                try:
+                    return self.loop.run_until_complete(task)
+                finally:
+                    self._lag.pause()
+                    self._end_run(run, task)
+        except BaseException:
+            if not task.done():  # a signal's exception came before the loop ran: it must not begin in the next run
+                self._end_run(run, task)
+                if inspect.iscoroutine(subject):
+                    subject.close()
+            raise
+
+    def _end_run(self, run: Leftovers, task: asyncio.Task[Any]) -> None:
+        if not task.done():  # SystemExit or the like came out of the loop itself; SIGKILL may be close
+            task.cancel()
+            run.add_task(task)
+        elif not task.cancelled():
+            task.exception()  # retrieved, also when it was SystemExit that ended the loop's run
+        if run:
+            self._drain(run)
 
     def _drain(self, run: Leftovers) -> None:
         self.loop.run_until_complete(run.drain())
@@ -188,6 +203,7 @@ class _SharedLoop(_Home):
     def __init__(self) -> None:
         super().__init__()
         self._closing = False
+        self._waited_for: set[Future[object]] = set()
         self._lag = LoopLag(self.loop, "loopwatch's shared event loop")
         self._thread = threading.Thread(target=self._serve, name="loopwatch-loop", daemon=True)
         self._thread.start()
@@ -225,6 +241,7 @@ class _SharedLoop(_Home):
             else:  # interrupted before the loop was asked to start
                 done.cancel()
 
+        self._waited_for.add(done)
         try:
             # Inside: a signal may come as soon as the loop's thread has begun.
             self.loop.call_soon_threadsafe(start)
@@ -234,6 +251,8 @@ class _SharedLoop(_Home):
                 self.loop.call_soon_threadsafe(cancel)
                 wait([done], timeout=CANCEL_TIMEOUT)
             raise
+        finally:
+            self._waited_for.discard(done)
 
     def close(self) -> None:
         ended = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
@@ -242,6 +261,9 @@ class _SharedLoop(_Home):
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=1)
         if not self._thread.is_alive():
+            for done in [one for one in self._waited_for.copy() if not one.done()]:
+                # What heeded no cancellation, or came too late: its caller must not wait for ever.
+                done.set_exception(asyncio.CancelledError())
             self.loop.close()
 
 

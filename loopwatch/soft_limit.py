@@ -22,6 +22,7 @@ import threading
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -88,8 +89,12 @@ class SoftLimit:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._hit:
             self._hit = True
-            self._loop.call_soon_threadsafe(self._cancel)
-            _thread.start_new_thread(self._insist, ())
+            # Neither may raise here, in the middle of whatever runs: the loop may just have been closed, and there may
+            # be as many threads as the system allows.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._cancel)
+            with suppress(RuntimeError):
+                _thread.start_new_thread(self._insist, ())
             return
         self._kicks_seen = self._kicks
         if not self._consumed and self._reaches_task(frame):

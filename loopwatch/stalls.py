@@ -113,7 +113,12 @@ class Stalls:
             self._permit.pop()
         except IndexError:
             return
-        native(_thread, "start_new_thread")(self._run, ())
+        try:
+            native(_thread, "start_new_thread")(self._run, ())
+        except RuntimeError:  # as many threads as the system allows, or the interpreter ends: no task's error
+            self._permit.append(True)
+            STATS.count(catalogue.TELEMETRY_DROPPED, ("error",))
+            logger.debug("stalls are not looked for: no thread could be started", exc_info=True)
 
     def _run(self) -> None:
         sleep = native(time, "sleep")

@@ -11,11 +11,13 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from traceback import format_exception
 from types import TracebackType
 from typing import Literal
 
 from loopwatch.conflicts import count_once
 from loopwatch.errors import ConfigurationError
+from loopwatch.redact import redact
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS, current_task
 
@@ -74,7 +76,8 @@ class tolerated:  # noqa: N801  # used as `async with tolerated(...)`, like asyn
         timeout: float | None = 5.0,
         on_failure: Callable[[Failure], object] | None = None,
     ) -> None:
-        if not operation:
+        given: object = operation  # not all who call are type-checked, and a label that is no text fails when counted
+        if not given or not isinstance(given, str):
             raise ConfigurationError(f"operation must be a name such as 'notify', not {operation!r}")
         if timeout is not None and not 0 < timeout < math.inf:
             raise ConfigurationError(f"timeout must be seconds above 0, or None for no limit, not {timeout!r}")
@@ -146,5 +149,10 @@ def _is_the_tasks_own(error: Exception) -> bool:
 def _warn(failure: Failure) -> None:
     if failure.reason == "timeout":
         logger.warning("%s: no answer within %s s", failure.operation, failure.timeout)
-    else:
+        return
+    told = "".join(format_exception(failure.error))
+    shown = redact(told)
+    if shown == told:
         logger.warning("%s failed (%s): %s", failure.operation, failure.reason, failure.error, exc_info=failure.error)
+    else:  # what a logging handler makes of `exc_info` is not ours to clean
+        logger.warning("%s failed (%s):\n%s", failure.operation, failure.reason, shown.rstrip())

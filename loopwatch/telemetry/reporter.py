@@ -147,7 +147,7 @@ class _Publishing:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._forking = False
+        self._forker: int | None = None  # the thread that forks and holds the lock; others may fork meanwhile
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -156,11 +156,12 @@ class _Publishing:
         self._lock.release()
 
     def before_fork(self) -> None:
-        self._forking = self._lock.acquire(timeout=FORK_WAIT)
+        if self._lock.acquire(timeout=FORK_WAIT):
+            self._forker = threading.get_ident()
 
     def after_fork_in_parent(self) -> None:
-        if self._forking:
-            self._forking = False
+        if self._forker == threading.get_ident():
+            self._forker = None
             self._lock.release()
 
 
