@@ -38,7 +38,7 @@ def live(console: Console) -> Iterator[Show]:
         yield lambda title, rows: _print_lines(console, title, rows)
         return
     with Live(console=console, auto_refresh=False) as display:
-        yield lambda title, rows: display.update(_table(title, {"": rows}), refresh=True)
+        yield lambda title, rows: display.update(_table(f"APP_RESOURCES={title}", {"": rows}), refresh=True)
 
 
 def comparison(phases: Mapping[str, Rows]) -> Table:

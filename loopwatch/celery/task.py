@@ -11,6 +11,8 @@ from typing import Any
 from celery import Task
 
 from loopwatch.celery.wrappers import validated
+from loopwatch.errors import RunningLoopError
+from loopwatch.green import running_loop
 from loopwatch.runner import run_async
 
 __all__ = ["AsyncTask"]
@@ -68,7 +70,14 @@ def _synchronous(function: Callable[..., Any], owner: type[AsyncTask] | None = N
 
     @functools.wraps(function)
     def method(*args: Any, **kwargs: Any) -> Any:
-        stack = (owner or args[0]).request_stack
+        task = owner or args[0]
+        if running_loop() is not None:
+            raise RunningLoopError(
+                f"the task {task.name} was called where an event loop is running (by task_always_eager, apply() or as "
+                "a function), and would block it to its end: call it in a thread, such as "
+                "`await asyncio.to_thread(task.delay, ...)`"
+            )
+        stack = task.request_stack
         request = stack.top if stack is not None else None
         token = _carried.set((stack, request) if request is not None else None)
         try:
