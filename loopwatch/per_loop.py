@@ -258,7 +258,7 @@ class PerLoop(Generic[T]):
         if not is_ending(loop):
             # The generator holds this object and the entry weakly: dropped by its owner, they go at once, and so does
             # the generator, whose finaliser then disposes of the value on its loop.
-            guard = _dispose_with_loop(weakref.ref(self), weakref.ref(entry), loop, value, self._dispose)
+            guard = _dispose_with_loop(weakref.ref(self), weakref.ref(entry), loop, value, self._dispose, self.name)
             try:
                 lastingly(lambda: start(guard))
                 entry.guard = guard
@@ -311,13 +311,15 @@ async def _dispose_with_loop(
     loop: AbstractEventLoop,
     value: T,
     dispose: Callable[[T], object] | None,
+    name: str,
 ) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
         registry = owner()
         if registry is None:
-            await dispose_of(value, dispose, "a PerLoop that is gone")
+            if await dispose_of(value, dispose, name):
+                STATS.count(catalogue.ENGINES_DISPOSED, (name, "explicit"))
         elif (current := registry._entries.get(loop)) is not None and current is entry():
             note_ending(loop)
             if await dispose_of(value, dispose, registry.name):

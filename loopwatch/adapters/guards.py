@@ -80,20 +80,23 @@ def conflict_error(owner: Owner, running: AbstractEventLoop) -> LoopConflictErro
 
 
 _owners: weakref.WeakKeyDictionary[Any, Owner] = weakref.WeakKeyDictionary()
-"""By the driver's connection: neither that nor SQLAlchemy's adapter has room for it in all drivers and versions."""
+"""By the driver's connection: neither that nor SQLAlchemy's adapter has room for it in all drivers and versions.
+
+A connection of an engine that nobody refers to any more has no owner here: the collector takes weak references away
+first, and only then is the engine disposed of, on its own loop (`loopwatch.per_loop`)."""
 
 
 # ---------------------------------------------------------------- SQLAlchemy's adapter, for every driver
 
 
-def _owner_of_adapter(adapter: Any) -> Owner:
-    return _owners[adapter._connection]
+def _owner_of_adapter(adapter: Any) -> Owner | None:
+    return _owners.get(adapter._connection)
 
 
-def _owner_of_cursor(cursor: Any) -> Owner:
+def _owner_of_cursor(cursor: Any) -> Owner | None:
     adapter = getattr(cursor, "_adapt_connection", None)
     # psycopg's cursor knows no adapter before SQLAlchemy 2.1.
-    return _owners[adapter._connection if adapter is not None else cursor._cursor.connection]
+    return _owners.get(adapter._connection if adapter is not None else cursor._cursor.connection)
 
 
 @functools.cache
@@ -118,7 +121,8 @@ def _guarded_cursor(base: Any) -> type[Any]:
     def close(self: Any) -> None:
         # SQLAlchemy closes a cursor whose use was refused, on the loop that was refused; the server ends it with the
         # owner's transaction.
-        if _get_running_loop() in (None, _owner_of_cursor(self).loop):
+        owner = _owner_of_cursor(self)
+        if owner is None or _get_running_loop() in (None, owner.loop):
             base.close(self)
 
     cursor = _guarded(base, (*executing, "fetchone", "fetchmany", "fetchall", "__iter__"), _owner_of_cursor)
@@ -126,13 +130,15 @@ def _guarded_cursor(base: Any) -> type[Any]:
     return cursor
 
 
-def _guarded(base: type[Any], names: Iterable[str], owner_of: Callable[[Any], Owner]) -> type[Any]:
+def _guarded(base: type[Any], names: Iterable[str], owner_of: Callable[[Any], Owner | None]) -> type[Any]:
     """A subclass, of the same layout, whose methods ``names`` (as far as there are such) refuse other loops."""
 
     def guard(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def guarded(self: Any, *args: Any, **options: Any) -> Any:
-            owner_of(self).refuse_others()
+            owner = owner_of(self)
+            if owner is not None:
+                owner.refuse_others()
             return method(self, *args, **options)
 
         return guarded
