@@ -25,7 +25,7 @@ import sys
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import nullcontext, suppress
 from typing import Any, TypeVar, cast
 
@@ -211,11 +211,19 @@ class _SharedLoop(_Home):
     def _serve(self) -> None:
         self._lag.start()
         self._lag.resume()
-        while not self._closing:
+        self._run_until(lambda: self._closing)
+        self._lag.stop()
+        # Here, by the loop's own thread: whoever closes it may give up waiting.
+        end = self.loop.create_task(self._end())
+        end.add_done_callback(lambda _: self.loop.stop())
+        self._run_until(end.done)
+        self.loop.close()
+
+    def _run_until(self, over: Callable[[], bool]) -> None:
+        while not over():
             # A task that raises SystemExit ends the loop's run as well; its caller gets it, the loop goes on.
             with suppress(SystemExit, KeyboardInterrupt):
                 self.loop.run_forever()
-        self._lag.stop()
 
     def run(self, subject: object, timeout: float | None) -> object:
         done: Future[object] = Future()
@@ -255,16 +263,13 @@ class _SharedLoop(_Home):
             self._waited_for.discard(done)
 
     def close(self) -> None:
-        ended = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
-        wait([ended], timeout=2 * CLOSE_TIMEOUT + 1)
         self._closing = True
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(timeout=1)
-        if not self._thread.is_alive():
-            for done in [one for one in self._waited_for.copy() if not one.done()]:
-                # What heeded no cancellation, or came too late: its caller must not wait for ever.
+        self._thread.join(timeout=2 * CLOSE_TIMEOUT + 1)
+        for done in self._waited_for.copy():
+            # What heeded no cancellation, came too late or blocks the loop: its caller must not wait for ever.
+            with suppress(InvalidStateError):
                 done.set_exception(asyncio.CancelledError())
-            self.loop.close()
 
 
 def _task_name() -> str | None:
@@ -274,6 +279,8 @@ def _task_name() -> str | None:
 
 
 def _settle(done: Future[object], task: asyncio.Task[Any]) -> None:
+    if done.done():  # given up, by an interrupted caller or the end of the loop
+        return
     if task.cancelled():
         done.set_exception(asyncio.CancelledError())
     elif error := task.exception():

@@ -97,3 +97,33 @@ print("over")
     )
     assert done.stdout.split("\n") == ["over", "disposed of", ""]
     assert done.stderr == ""
+
+
+def test_closing_lets_the_caller_of_a_coroutine_go_that_blocks_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwatch.runner.CLOSE_TIMEOUT", 0.05)
+    started, over = threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+
+    async def blocking() -> None:
+        started.set()
+        over.wait(60)
+
+    def run() -> None:
+        try:
+            run_async(blocking())
+        except BaseException as error:  # noqa: BLE001  # a CancelledError, looked at below
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        assert started.wait(10)
+        (serving,) = [one for one in threading.enumerate() if one.name == "loopwatch-loop"]
+        close_loops()
+        thread.join(10)
+        assert not thread.is_alive()
+    finally:
+        over.set()
+    serving.join(10)  # it ends as soon as it can, and closes its loop
+    assert not serving.is_alive()
+    assert isinstance(raised[0], asyncio.CancelledError)

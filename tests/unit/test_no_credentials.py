@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
 import pytest
 
@@ -32,12 +31,6 @@ from loopwatch.tolerate import tolerated
 )
 def test_what_is_called_a_password_is_taken_out(text: str, clean: str) -> None:
     assert redact(text) == clean
-
-
-def test_a_long_text_takes_linear_time() -> None:
-    started = time.process_time()
-    redact("password" * 100_000 + "://" * 100_000 + "password=" * 50_000)
-    assert time.process_time() - started < 20
 
 
 async def test_the_error_of_a_tolerated_operation_shows_none(caplog: pytest.LogCaptureFixture) -> None:
