@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from loopwatch.telemetry import catalogue
@@ -23,6 +24,6 @@ def test_recycled_children_take_over_their_slots(redis_url: str, tmp_path: Path)
         for number in range(1, 7):
             result = listener.app.send_task("tests.acceptance.worker_app.notify")
             pids.add(int(result.get(timeout=DEADLINE)))
-            wait_until(lambda number=number: told(number), lambda: listener.snapshots)
+            wait_until(partial(told, number), lambda: listener.snapshots)
     assert len(pids) == 6
     assert seen <= {"0", "1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -11,13 +12,13 @@ import loopwatch
 
 
 @pytest.fixture
-def app() -> Celery:
-    made = Celery("eager", task_cls=loopwatch.AsyncTask, broker="memory://", set_as_current=False)
+def app() -> Celery[Any]:
+    made: Celery[Any] = Celery("eager", task_cls=loopwatch.AsyncTask, broker="memory://", set_as_current=False)
     made.conf.task_always_eager = True
     return made
 
 
-async def test_an_async_task_in_a_running_loop_says_what_to_write(app: Celery) -> None:
+async def test_an_async_task_in_a_running_loop_says_what_to_write(app: Celery[Any]) -> None:
     @app.task(name="send")
     async def send(number: int) -> int:
         await asyncio.sleep(0)
