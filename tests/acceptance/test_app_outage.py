@@ -60,7 +60,7 @@ def test_outages_are_shown_and_survived(stack: Gated) -> None:
         status, body = client.get("/health")
         return status, body["database"]["status"], body["redis"]["status"], body["broker"]["status"]
 
-    assert health() == (200, "up", "up", "up")
+    eventually(lambda: health() == (200, "up", "up", "up"))
     numbers = client.get("/health").body["database"]
     assert {"pool_size", "checked_out", "idle", "overflow", "invalid", "loops"} <= set(numbers)
     _completes(client, "before")

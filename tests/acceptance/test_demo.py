@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
+from tests.acceptance.stack import eventually
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -52,16 +53,21 @@ class Demo:
         """The ids of all processes that live and come from this demo."""
         return [pid for pid in _pids() if _carries(pid, f"{MARK}={self.mark}") or _is_in(pid, self.directory)]
 
+    def text(self) -> str:
+        """What it has written; the last character may be there in part."""
+        return self.output.read_text(errors="replace")
+
     def assert_nothing_left(self) -> None:
-        assert self.processes() == []
+        # A process that was killed is still there for a moment.
+        eventually(lambda: self.processes() == [], what="its processes have ended")
         assert list(self.directory.iterdir()) == []
 
     def wait_for(self, text: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.output.read_text():
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.1)
+        def said() -> bool:
+            assert self.process.poll() is None, self.text()
+            return text in self.text()
+
+        eventually(said, timeout=seconds, what=text)
 
     def kill(self) -> None:
         """What is left of it, for the sake of the other tests."""
@@ -130,7 +136,7 @@ def test_ctrl_c_ends_everything(started: list[Demo], tmp_path: Path) -> None:
     # What a terminal does: the whole foreground process group gets the signal. Twice, as people do.
     os.killpg(demo.process.pid, signal.SIGINT)
     os.killpg(demo.process.pid, signal.SIGINT)
-    assert demo.process.wait(60) == 0, demo.output.read_text()
+    assert demo.process.wait(120) == 0, demo.output.read_text()
     demo.assert_nothing_left()
 
 
@@ -139,7 +145,7 @@ def test_a_start_that_is_interrupted_leaves_nothing(started: list[Demo], tmp_pat
     started.append(demo)
     demo.wait_for("Starting", 60)
     demo.process.terminate()
-    demo.process.wait(60)
+    demo.process.wait(120)
     demo.assert_nothing_left()
 
 
