@@ -24,7 +24,7 @@ __all__ = ["ROOT", "Page", "Running", "Stack", "eventually", "free_port", "parse
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = ROOT / "app" / "scripts" / "entrypoint.sh"
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
 """Seconds; two cores that are shared with other tests take their time to import everything."""
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from tests.acceptance.client import Client
 from tests.acceptance.gate import Gate
 from tests.acceptance.stack import Stack, eventually
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Gated(Stack):

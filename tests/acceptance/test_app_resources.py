@@ -17,7 +17,7 @@ from tests.acceptance.client import Client, results
 from tests.acceptance.stack import Page, Stack, eventually, scrape, total
 from tests.postgres import sessions
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 QUEUES = ("logs", "content", "roadmap_workflow")
 ROADMAPS = 8

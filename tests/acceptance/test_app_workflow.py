@@ -19,7 +19,7 @@ from tests.acceptance.client import Client, results
 from tests.acceptance.stack import Page, Stack, eventually, scrape, total
 from tests.postgres import eventually_sessions
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

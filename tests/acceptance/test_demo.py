@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -72,7 +73,8 @@ class Demo:
     def kill(self) -> None:
         """What is left of it, for the sake of the other tests."""
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -89,7 +89,7 @@ def test_the_first_conflict_of_a_kind_arrives_whole(listener: Listener, redis_ur
     assert second["queue_name"] == "celery"
     assert second["source"] == "exception"
     assert "in conflict\n    raise RuntimeError(" in second["used_at"]
-    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0
+    assert listener.dropped(running.node) == {}
 
 
 def test_a_conflict_seen_by_guard_exception_and_event_is_one(

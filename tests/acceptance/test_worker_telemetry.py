@@ -36,7 +36,7 @@ def test_recycled_children_lose_no_count(listener: Listener, redis_url: str, tmp
         before = listener.snapshots[running.node]
     last = listener.last(running.node)
     assert listener.sum(running.node, catalogue.NOTIFICATIONS, "celery", "notify") == 20
-    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0
+    assert listener.dropped(running.node) == {}
     assert last["boot"] == before["boot"]
     assert last["seq"] > before["seq"]
     info = last["info"]
@@ -201,7 +201,7 @@ def test_spawned_children_report_as_forked_ones_do(listener: Listener, redis_url
         wait_until(lambda: set(listener.snapshots[running.node]["gauges"]) == {"0", "1"}, lambda: listener.snapshots)
     last = listener.last(running.node)
     assert listener.sum(running.node, catalogue.NOTIFICATIONS) == 7
-    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0
+    assert listener.dropped(running.node) == {}
     assert last["info"]["queues"] == ["content", "logs"]
 
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from celery import Celery
 
-from loopwatch.telemetry import wire
+from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.catalogue import Metric
 from tests.acceptance.process_groups import descendants
 
@@ -99,8 +99,17 @@ class Listener:
 
     def sum(self, node: str, metric: Metric, *labels: str) -> float:
         """A counter in the node's newest snapshot, summed over the series whose labels begin with these."""
-        rows = self.snapshots.get(node, {}).get("counters", {}).get(metric.wire_name, [])
+        rows = self._rows(node, metric)
         return float(sum(value for own, value in rows if tuple(own[: len(labels)]) == labels))
+
+    def dropped(self, node: str) -> dict[str, float]:
+        """What the node has dropped, by reason, a full channel aside: the next snapshot makes up for that."""
+        rows = self._rows(node, catalogue.TELEMETRY_DROPPED)
+        return {reason: value for [reason], value in rows if value and reason != "channel_full"}
+
+    def _rows(self, node: str, metric: Metric) -> list[Any]:
+        rows: list[Any] = self.snapshots.get(node, {}).get("counters", {}).get(metric.wire_name, [])
+        return rows
 
 
 class Worker:
