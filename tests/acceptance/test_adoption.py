@@ -28,6 +28,8 @@ from loopwatch.telemetry.catalogue import Metric
 from tests.acceptance.workers import DEADLINE, Listener, Worker, wait_until, worker
 from tests.integration.http_server import serve
 
+pytestmark = pytest.mark.timeout(300)
+
 APPS = Path(__file__).parent / "adoption"
 APP = "tests.acceptance.adoption.celery_app"
 TASKS = 12

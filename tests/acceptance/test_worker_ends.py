@@ -17,6 +17,8 @@ from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, Worker, wait_until, worker
 from tests.postgres import states
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def listener(redis_url: str) -> Iterator[Listener]:

@@ -13,6 +13,8 @@ from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, wait_until, worker
 from tests.integration.monitor_process import running_monitor
 
+pytestmark = pytest.mark.timeout(300)
+
 TASKS = "tests.acceptance.worker_app"
 
 

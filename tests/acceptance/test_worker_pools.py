@@ -18,6 +18,8 @@ from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, Worker, wait_until
 from tests.postgres import states
 
+pytestmark = pytest.mark.timeout(300)
+
 APP = "tests.acceptance.pools_app"
 # Those of `GREEN` first, as in the tests that are theirs alone: pytest groups tests by the place of a parameter.
 SLOTS = {"gevent": 40, "eventlet": 40, "prefork": 1, "solo": 1, "threads": 40}

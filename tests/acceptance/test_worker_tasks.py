@@ -14,6 +14,8 @@ from celery import Celery
 from tests.acceptance.workers import DEADLINE, Worker, wait_until, worker
 from tests.postgres import states
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Celery]:

@@ -16,6 +16,8 @@ from kombu import Queue
 from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, wait_until, worker
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def listener(redis_url: str) -> Iterator[Listener]:
