@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.acceptance.process_groups import members
 from tests.acceptance.stack import eventually
 
 pytestmark = pytest.mark.timeout(400)
@@ -149,6 +150,32 @@ def test_a_start_that_is_interrupted_leaves_nothing(started: list[Demo], tmp_pat
     demo.process.terminate()
     demo.process.wait(120)
     demo.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # A command that has started another one, as PostgreSQL's initdb does.
+        "from app.demo.processes import run_to_end; run_to_end(['sh', '-c', 'sleep 600 & echo $$ > group; wait'])",
+        # A server that is not ready yet.
+        (
+            "from pathlib import Path; from app.demo.servers import _start; "
+            "command = ['sh', '-c', 'echo $$ > group; exec sleep 600']; "
+            "_start('It', lambda port: command, ready=lambda port: False, log=Path('log').absolute(), identity={})"
+        ),
+    ],
+)
+def test_what_is_being_started_ends_with_who_is_interrupted(tmp_path: Path, program: str) -> None:
+    told = tmp_path / "group"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        group = int(eventually(lambda: told.read_text() if told.exists() else None))
+        assert members(group)
+        process.send_signal(signal.SIGINT)
+    # By then, and not a little later: what it writes to is removed next.
+    assert members(group) == []
 
 
 @pytest.mark.parametrize(
