@@ -14,11 +14,11 @@ import pytest
 from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, ROOT, Listener, wait_until, worker
 
+pytestmark = pytest.mark.timeout(300)
+
 EMBEDDED = """
 import sys, threading
 from tests.acceptance.worker_app import app
-
-pytestmark = pytest.mark.timeout(300)
 worker = app.Worker(pool="solo", hostname="embedded@test", without_mingle=True, without_gossip=True, quiet=True)
 thread = threading.Thread(target=worker.start)
 thread.start()
