@@ -23,7 +23,8 @@ __all__ = ["VHOSTS", "RabbitMQ", "start_rabbitmq"]
 
 VHOSTS = 16
 """Made at the start (``t0``, ``t1`` ...): making one later costs `rabbitmqctl` a second."""
-START_TIMEOUT = 60.0
+START_TIMEOUT = 180.0
+"""Seconds; Erlang needs 5 on a quiet machine, and took 41 on one with four times as many processes as cores."""
 HOST = "127.0.0.1"
 USER = "loopwatch"
 # Debian's own command changes to the user rabbitmq, and wants to be root for that; this is the one beneath.

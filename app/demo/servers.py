@@ -23,10 +23,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from app.demo.processes import end, run_to_end
+
 __all__ = ["Cluster", "Server", "ServerError", "ServerMissingError", "free_port", "start_postgres", "start_redis"]
 
 START_TIMEOUT = 30.0
-STOP_TIMEOUT = 10.0
 HOST = "127.0.0.1"
 UNPRIVILEGED_USER = "nobody"
 """Who runs PostgreSQL when we are root, which it refuses to run as. Every Unix has this user: none must be made."""
@@ -56,13 +57,7 @@ class Server:
 
     def close(self) -> None:
         """Stops the server and waits for its end. May be called twice."""
-        if self._process.poll() is None:
-            self._process.send_signal(self._stop_signal)
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process, self._stop_signal)
 
 
 @dataclass(frozen=True)
@@ -228,18 +223,11 @@ def _init_cluster(cluster: Cluster, user: str, password: str) -> None:
     # `password` and not `scram-sha-256`: that costs each of a test's many connections some milliseconds, and on the
     # loopback interface there is nobody to hide the password from.
     arguments = ["-U", user, "--auth=password", "--encoding=utf8", "--no-locale", "--no-sync"]
-    result = subprocess.run(
-        [str(cluster.binaries / "initdb"), "-D", str(cluster.data), f"--pwfile={secret}", *arguments],
-        cwd=cluster.data,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        **cluster.identity,
-    )
+    command = [str(cluster.binaries / "initdb"), "-D", str(cluster.data), f"--pwfile={secret}", *arguments]
+    code, errors = run_to_end(command, cwd=cluster.data, **cluster.identity)
     secret.unlink()
-    if result.returncode:
-        raise ServerError(f"PostgreSQL's initdb failed: {result.stderr.strip()}")
+    if code:
+        raise ServerError(f"PostgreSQL's initdb failed: {errors.strip()}")
 
 
 def _redis_binary() -> str:
@@ -282,8 +270,12 @@ def _start(
                 start_new_session=True,
                 **identity,
             )
-        if _wait_until_ready(process, lambda port=port: ready(port)):  # type: ignore[misc]
-            return process, port
+        try:
+            if _wait_until_ready(process, lambda port=port: ready(port)):  # type: ignore[misc]
+                return process, port
+        except BaseException:  # interrupted: nobody else knows of it yet
+            end(process, signal.SIGTERM)
+            raise
     raise ServerError(f"{name} did not start; its log ends with:\n{log.read_text(errors='replace')[-2000:]}")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
+from tests.acceptance.stack import free_port
+
 __all__ = ["Gate"]
 
 
@@ -16,7 +18,7 @@ class Gate:
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
-        self._port = 0
+        self._port = free_port()
         self._listener: socket.socket | None = None
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -38,19 +40,18 @@ class Gate:
     def open(self) -> None:
         """Lets connections pass, on the same port as before."""
         self._listener = socket.create_server(("127.0.0.1", self._port))
-        self._port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
 
     def close(self) -> None:
         """Ends all connections and refuses new ones."""
-        if self._listener is not None:
+        with self._lock:
+            listener, self._listener = self._listener, None
+            ending, self._sockets = self._sockets, set()
+        if listener is not None:
             # Wakes the thread that waits in accept(), which close() alone does not.
             with suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
-        with self._lock:
-            ending, self._sockets = self._sockets, set()
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
         for connection in ending:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -61,6 +62,10 @@ class Gate:
                 client, _ = listener.accept()
                 server = socket.create_connection(self._target)
                 with self._lock:
+                    if self._listener is not listener:  # closed meanwhile: this one is old, too
+                        client.close()
+                        server.close()
+                        return
                     self._sockets |= {client, server}
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._pump, args=[source, sink], daemon=True).start()

@@ -164,7 +164,7 @@ async def progressed(self: Any, release: str) -> str:
     return "done"
 
 
-@app.task(ignore_result=True)
+@app.task(base=Hooked, ignore_result=True)
 async def ignored(key: str) -> str:
     log[key].append("ran")
     return "nobody's"

@@ -18,11 +18,13 @@ from typing import TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.acceptance.process_groups import descendants
+
 __all__ = ["ROOT", "Page", "Running", "Stack", "eventually", "free_port", "parse_page", "scrape", "total"]
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = ROOT / "app" / "scripts" / "entrypoint.sh"
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
 """Seconds; two cores that are shared with other tests take their time to import everything."""
 
 T = TypeVar("T")
@@ -30,12 +32,21 @@ Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """A page of metrics: (sample name, labels) to value."""
 
 
+_kept: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface for a server of this test process's: the kernel gives it to nobody else.
+
+    It stays bound here, without listening: with ``SO_REUSEADDR`` a server may bind it, too, and until then connections
+    are refused.
+    """
+    keeper = socket.socket()
+    _kept.append(keeper)
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    port: int = keeper.getsockname()[1]
+    return port
 
 
 def eventually(question: Callable[[], T | None], *, timeout: float = 60.0, what: str = "") -> T:
@@ -64,7 +75,7 @@ def scrape(url: str) -> Page:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return parse_page(answer.read().decode())
-    except (urllib.error.URLError, ConnectionError):
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
         return {}
 
 
@@ -87,9 +98,8 @@ class Running:
         return self.log.read_text(errors="replace")
 
     def children(self) -> list[int]:
-        """The ids of its child processes now (Linux)."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        """The ids of the processes that come from it."""
+        return descendants(self.process.pid)[1:]
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 20.0) -> int:
         """Ends the process, with its children where it does not end by itself; returns its exit code."""

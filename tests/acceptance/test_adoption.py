@@ -28,6 +28,8 @@ from loopwatch.telemetry.catalogue import Metric
 from tests.acceptance.workers import DEADLINE, Listener, Worker, wait_until, worker
 from tests.integration.http_server import serve
 
+pytestmark = pytest.mark.timeout(300)
+
 APPS = Path(__file__).parent / "adoption"
 APP = "tests.acceptance.adoption.celery_app"
 TASKS = 12
@@ -182,6 +184,11 @@ class Running:
         tables = [snapshot["counters"], *snapshot["gauges"].values()]
         return {tuple(labels): value for table in tables for labels, value in table.get(metric.wire_name, [])}
 
+    def stop(self) -> None:
+        """Ends the worker; the newest snapshot is its last one then, in which everything is counted."""
+        self.worker.stop()
+        self._listener.last(self.worker.node)
+
     def pools(self) -> set[str]:
         """The pools of which a checkout was measured."""
         return {labels[-1].removeprefix(self.databases.prefix) for labels in self.figure(catalogue.POOL_WAIT)}
@@ -233,8 +240,8 @@ def test_after_adopting_no_task_fails_and_no_session_is_left(running: Running, p
         results = dict(zip(POOLS[pool], senders.map(running.run, POOLS[pool], repeat(TASKS)), strict=True))
     assert results == {style: [42] * TASKS for style in POOLS[pool]}
     wait_until(lambda: running.pools() >= set(POOLS[pool]), running.pools)
+    wait_until(lambda: not any(running.figure(catalogue.ENGINES_ORPHANED).values()))
+    running.stop()
     assert running.figure(catalogue.LOOP_CONFLICTS) == {}
-    assert not any(running.figure(catalogue.ENGINES_ORPHANED).values())
-    running.worker.stop()
     wait_until(lambda: running.databases.sessions() == [], running.databases.sessions)
     assert [line for line in running.worker.log.splitlines() if any(word in line for word in COMPLAINTS)] == []

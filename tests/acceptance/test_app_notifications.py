@@ -45,9 +45,9 @@ async def test_notifications_are_readable_json(redis_url: str) -> None:
     async with from_url(redis_url) as client:
         with redis.Redis.from_url(redis_url) as reader, reader.pubsub(ignore_subscribe_messages=True) as pubsub:
             pubsub.subscribe(channel(TASK))
-            pubsub.get_message(timeout=5)
+            pubsub.get_message(timeout=60)
             assert await _publish(client) == (True, [])
-            message = pubsub.get_message(timeout=5)
+            message = pubsub.get_message(timeout=60)
     assert message is not None
     text = message["data"].decode()
     assert "Käse" in text

@@ -12,7 +12,7 @@ from tests.acceptance.client import Client
 from tests.acceptance.gate import Gate
 from tests.acceptance.stack import Stack, eventually
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Gated(Stack):
@@ -60,7 +60,7 @@ def test_outages_are_shown_and_survived(stack: Gated) -> None:
         status, body = client.get("/health")
         return status, body["database"]["status"], body["redis"]["status"], body["broker"]["status"]
 
-    assert health() == (200, "up", "up", "up")
+    eventually(lambda: health() == (200, "up", "up", "up"))
     numbers = client.get("/health").body["database"]
     assert {"pool_size", "checked_out", "idle", "overflow", "invalid", "loops"} <= set(numbers)
     _completes(client, "before")

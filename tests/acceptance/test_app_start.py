@@ -9,6 +9,8 @@ import pytest
 
 from tests.acceptance.stack import Stack
 
+pytestmark = pytest.mark.timeout(300)
+
 NOWHERE = "127.0.0.1:9"  # the port of "discard": nobody listens there
 
 
@@ -37,7 +39,7 @@ def test_a_role_that_cannot_work_says_so_in_one_line(
     stack: Stack, role: str, setting: str, value: str, says: str
 ) -> None:
     process = stack.role(role, **{setting: value})
-    assert process.process.wait(60) == 2, process.output
+    assert process.process.wait(120) == 2, process.output
     [line] = process.output.splitlines()
     assert setting in line
     assert says in line
@@ -46,10 +48,10 @@ def test_a_role_that_cannot_work_says_so_in_one_line(
 
 def test_an_unknown_role_is_refused(stack: Stack) -> None:
     process = stack.role("everything")
-    assert process.process.wait(60) == 2
+    assert process.process.wait(120) == 2
     assert process.output.startswith("usage:")
 
 
 def test_tables_are_made_by_several_at_once(stack: Stack) -> None:
     runs = [stack.start("create", "python", "-m", "app.db.create") for _ in range(3)]
-    assert [run.process.wait(60) for run in runs] == [0, 0, 0], [run.output for run in runs]
+    assert [run.process.wait(120) for run in runs] == [0, 0, 0], [run.output for run in runs]

@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
+from tests.acceptance.process_groups import members
+from tests.acceptance.stack import eventually
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -52,21 +55,27 @@ class Demo:
         """The ids of all processes that live and come from this demo."""
         return [pid for pid in _pids() if _carries(pid, f"{MARK}={self.mark}") or _is_in(pid, self.directory)]
 
+    def text(self) -> str:
+        """What it has written; the last character may be there in part."""
+        return self.output.read_text(errors="replace")
+
     def assert_nothing_left(self) -> None:
-        assert self.processes() == []
+        # A process that was killed is still there for a moment.
+        eventually(lambda: self.processes() == [], what="its processes have ended")
         assert list(self.directory.iterdir()) == []
 
     def wait_for(self, text: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.output.read_text():
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.1)
+        def said() -> bool:
+            assert self.process.poll() is None, self.text()
+            return text in self.text()
+
+        eventually(said, timeout=seconds, what=text)
 
     def kill(self) -> None:
         """What is left of it, for the sake of the other tests."""
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -130,7 +139,7 @@ def test_ctrl_c_ends_everything(started: list[Demo], tmp_path: Path) -> None:
     # What a terminal does: the whole foreground process group gets the signal. Twice, as people do.
     os.killpg(demo.process.pid, signal.SIGINT)
     os.killpg(demo.process.pid, signal.SIGINT)
-    assert demo.process.wait(60) == 0, demo.output.read_text()
+    assert demo.process.wait(120) == 0, demo.output.read_text()
     demo.assert_nothing_left()
 
 
@@ -139,8 +148,34 @@ def test_a_start_that_is_interrupted_leaves_nothing(started: list[Demo], tmp_pat
     started.append(demo)
     demo.wait_for("Starting", 60)
     demo.process.terminate()
-    demo.process.wait(60)
+    demo.process.wait(120)
     demo.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # A command that has started another one, as PostgreSQL's initdb does.
+        "from app.demo.processes import run_to_end; run_to_end(['sh', '-c', 'sleep 600 & echo $$ > group; wait'])",
+        # A server that is not ready yet.
+        (
+            "from pathlib import Path; from app.demo.servers import _start; "
+            "command = ['sh', '-c', 'echo $$ > group; exec sleep 600']; "
+            "_start('It', lambda port: command, ready=lambda port: False, log=Path('log').absolute(), identity={})"
+        ),
+    ],
+)
+def test_what_is_being_started_ends_with_who_is_interrupted(tmp_path: Path, program: str) -> None:
+    told = tmp_path / "group"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        group = int(eventually(lambda: told.read_text() if told.exists() else None))
+        assert members(group)
+        process.send_signal(signal.SIGINT)
+    # By then, and not a little later: what it writes to is removed next.
+    assert members(group) == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +16,8 @@ from celery import Celery
 from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, Worker, wait_until, worker
 from tests.postgres import states
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -42,12 +45,6 @@ def _is_revoked(result: Any) -> bool:
     return bool(result.state == "REVOKED")
 
 
-def _children(running: Worker) -> set[int]:
-    """The pids of the pool's children."""
-    pid = running.process.pid
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
 def test_a_task_that_is_terminated_or_runs_out_of_time_leaves_no_session(
     listener: Listener, environment: dict[str, str], sessions: Callable[[], list[str]], tmp_path: Path
 ) -> None:
@@ -58,10 +55,15 @@ def test_a_task_that_is_terminated_or_runs_out_of_time_leaves_no_session(
             listener.app.control.revoke(result.id, terminate=True, signal=number)
             wait_until(partial(_is_revoked, result))
             wait_until(lambda: not sessions(), sessions)
+        # The child is connected then: the time is for the transaction alone.
+        assert _send(listener.app, "query").get(timeout=DEADLINE) == 1
         with pytest.raises(TimeoutError):
             _send(listener.app, "hold_with_a_timeout", 1.0).get(timeout=DEADLINE)
         assert sessions() == ["idle"]
         assert _send(listener.app, "query").get(timeout=DEADLINE) == 1
+
+
+SHUTS_DOWN = re.compile("Warm shutdown|Got shutdown from remote")
 
 
 def _remotely(running: Worker, listener: Listener) -> None:
@@ -80,15 +82,19 @@ def test_a_warm_shutdown_waits_for_its_tasks_and_leaves_no_session(
     tmp_path: Path,
     shut_down: Callable[[Worker, Listener], None],
 ) -> None:
+    release = tmp_path / "release"
     with worker("w", tmp_path / "log", environment, "-c", "2") as running:
-        results = [_send(listener.app, "work", 2.0) for _ in range(2)]
+        results = [_send(listener.app, "work", str(release)) for _ in range(2)]
         wait_until(lambda: sessions() == ["idle in transaction"] * 2, sessions)
         shut_down(running, listener)
+        wait_until(lambda: SHUTS_DOWN.search(running.log), lambda: running.log)
+        assert sessions() == ["idle in transaction"] * 2
+        release.touch()
         for result in results:
             assert result.get(timeout=DEADLINE)
         assert running.process.wait(DEADLINE) == 0
         wait_until(lambda: not sessions(), sessions)
-        wait_until(lambda: listener.snapshots[running.node]["stopping"])
+        listener.last(running.node)
         assert listener.sum(running.node, catalogue.NOTIFICATIONS) == 2
         assert listener.sum(running.node, catalogue.ENGINES_DISPOSED, "main", "process_exit") == 2
 
@@ -108,8 +114,10 @@ def test_a_cold_shutdown_leaves_no_session(
 def test_children_that_are_replaced_leave_no_session_and_lose_no_count(
     listener: Listener, environment: dict[str, str], sessions: Callable[[], list[str]], tmp_path: Path, option: str
 ) -> None:
+    release = tmp_path / "release"
+    release.touch()
     with worker("w", tmp_path / "log", environment, "-c", "2", option) as running:
-        pids = [_send(listener.app, "work", 0.0).get(timeout=DEADLINE) for _ in range(6)]
+        pids = [_send(listener.app, "work", str(release)).get(timeout=DEADLINE) for _ in range(6)]
         assert len(set(pids)) == 6
         wait_until(lambda: not sessions(), sessions)
         wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 6, lambda: listener.snapshots)
@@ -124,19 +132,23 @@ def test_a_pool_that_grows_and_shrinks_leaves_no_session_and_loses_no_count(
     listener: Listener, environment: dict[str, str], sessions: Callable[[], list[str]], tmp_path: Path, option: str
 ) -> None:
     by_hand = option == "--concurrency=1"
+    release = tmp_path / "release"
     with worker("w", tmp_path / "log", environment, option) as running:
+        listener.wait_for_control(running.node)
         if by_hand:
             listener.app.control.pool_grow(3)
-            wait_until(lambda: len(_children(running)) == 4)
-        results = [_send(listener.app, "work", 1.0) for _ in range(8)]
-        wait_until(lambda: len(sessions()) > 1, sessions)
+            wait_until(lambda: len(running.children()) == 4, running.children)
+        results = [_send(listener.app, "work", str(release)) for _ in range(8)]
+        wait_until(lambda: sessions() == ["idle in transaction"] * 4, sessions)
+        release.touch()
         pids = {result.get(timeout=DEADLINE) for result in results}
-        assert len(pids) > 1
+        assert len(pids) == 4
         if by_hand:
+            listener.wait_until_idle(running.node)
             listener.app.control.pool_shrink(3)
-        wait_until(lambda: len(_children(running)) == 1, lambda: (_children(running), running.log))
+        wait_until(lambda: len(running.children()) == 1, lambda: (running.children(), running.log))
         wait_until(lambda: len(sessions()) <= 1, sessions)
-        assert not [pid for pid in pids - _children(running) if _lives(pid)]
+        assert not [pid for pid in pids - running.children() if _lives(pid)]
         wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 8, lambda: listener.snapshots)
     wait_until(lambda: not sessions(), sessions)
 

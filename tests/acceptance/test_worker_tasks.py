@@ -14,6 +14,8 @@ from celery import Celery
 from tests.acceptance.workers import DEADLINE, Worker, wait_until, worker
 from tests.postgres import states
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Celery]:
@@ -36,6 +38,8 @@ def prefork(redis_url: str, database_url: str, tmp_path: Path) -> Iterator[Worke
 def test_a_soft_limit_returns_the_connection_before_the_next_task(
     prefork: Worker, client: Celery, database_url: str, task: str
 ) -> None:
+    # The child is connected then: the limit is for the transaction alone.
+    assert _send(client, "query").get(timeout=DEADLINE) == 1
     started = time.monotonic()
     result = _send(client, task, soft_time_limit=1)
     with pytest.raises(SoftTimeLimitExceeded):
@@ -50,6 +54,8 @@ def test_a_soft_limit_returns_the_connection_before_the_next_task(
 def test_a_hard_limit_leaves_no_session(prefork: Worker, client: Celery, database_url: str) -> None:
     from celery.exceptions import TimeLimitExceeded
 
+    assert _send(client, "query").get(timeout=DEADLINE) == 1
+    assert states(database_url)
     with pytest.raises(TimeLimitExceeded):
         _send(client, "hold", time_limit=1).get(timeout=DEADLINE)
     wait_until(lambda: not states(database_url), lambda: states(database_url))
@@ -59,6 +65,7 @@ def test_an_orphan_never_resumes_in_the_next_task(prefork: Worker, client: Celer
     _send(client, "leave_an_orphan").get(timeout=DEADLINE)
     before, after = _send(client, "what_the_orphan_did", 0.3).get(timeout=DEADLINE)
     assert before == after
+    assert before, "it ran while its task did"
 
 
 def test_a_child_keeps_one_loop(prefork: Worker, client: Celery) -> None:

@@ -16,6 +16,8 @@ from kombu import Queue
 from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, Listener, wait_until, worker
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def listener(redis_url: str) -> Iterator[Listener]:
@@ -34,9 +36,9 @@ def test_recycled_children_lose_no_count(listener: Listener, redis_url: str, tmp
         assert len(pids) >= 10
         wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 20, lambda: listener.snapshots)
         before = listener.snapshots[running.node]
-    last = wait_until(lambda: listener.snapshots[running.node]["stopping"] and listener.snapshots[running.node])
+    last = listener.last(running.node)
     assert listener.sum(running.node, catalogue.NOTIFICATIONS, "celery", "notify") == 20
-    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0
+    assert listener.dropped(running.node) == {}
     assert last["boot"] == before["boot"]
     assert last["seq"] > before["seq"]
     info = last["info"]
@@ -51,7 +53,10 @@ def test_recycled_children_lose_no_count(listener: Listener, redis_url: str, tmp
 
 def test_a_killed_child_loses_nothing_that_it_had_told(listener: Listener, redis_url: str, tmp_path: Path) -> None:
     with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "1") as running:
-        result = _send(listener, "count_then_die")
+        release = tmp_path / "release"
+        result = _send(listener, "count_then_die", str(release))
+        wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS, "celery", "dying") == 1)
+        release.touch()
         with pytest.raises(WorkerLostError):
             result.get(timeout=DEADLINE)
         assert _send(listener, "notify").get(timeout=DEADLINE)
@@ -75,10 +80,10 @@ def test_pools_without_children_report_for_themselves(
         results = [_send(listener, "notify") for _ in range(6)]
         pids = {result.get(timeout=DEADLINE) for result in results}
         assert pids == {running.process.pid}
-    wait_until(lambda: listener.snapshots[running.node]["stopping"])
+    last = listener.last(running.node)
     assert listener.sum(running.node, catalogue.NOTIFICATIONS) == 6
-    assert listener.snapshots[running.node]["info"]["pool_type"] == pool
-    assert listener.snapshots[running.node]["info"]["slots"] == (1 if pool == "solo" else 3)
+    assert last["info"]["pool_type"] == pool
+    assert last["info"]["slots"] == (1 if pool == "solo" else 3)
 
 
 def test_facts_are_counted_for_the_queue_of_the_task(listener: Listener, redis_url: str, tmp_path: Path) -> None:
@@ -135,8 +140,7 @@ def test_facts_are_counted_for_the_queue_of_the_task_on_rabbitmq(
                 ),
                 lambda: listener.snapshots,
             )
-        wait_until(lambda: listener.snapshots[running.node]["stopping"])
-        rows = listener.snapshots[running.node]["counters"][catalogue.NOTIFICATIONS.wire_name]
+        rows = listener.last(running.node)["counters"][catalogue.NOTIFICATIONS.wire_name]
         assert {own[0] for own, _ in rows} == set(expected)
 
 
@@ -158,7 +162,7 @@ def test_a_conflict_that_was_counted_is_not_counted_again(listener: Listener, re
         result = _send(listener, "refused")
         result.get(timeout=DEADLINE, propagate=False)
         assert "different loop" in str(result.result)
-    wait_until(lambda: listener.snapshots[running.node]["stopping"])
+    listener.last(running.node)
     assert listener.sum(running.node, catalogue.LOOP_CONFLICTS) == 1
 
 
@@ -171,7 +175,7 @@ def test_what_a_process_does_at_its_end_is_counted(
     with worker("w", tmp_path / "log", environment, "-c", "1", "-P", pool) as running:
         assert _send(listener, "query").get(timeout=DEADLINE) == 1
         wait_until(lambda: listener.sum(running.node, catalogue.ENGINES_CREATED, "main") == 1)
-    wait_until(lambda: listener.snapshots[running.node]["stopping"])
+    listener.last(running.node)
     assert listener.sum(running.node, catalogue.ENGINES_DISPOSED, "main", "process_exit") == 1
 
 
@@ -184,8 +188,8 @@ def test_spawned_children_report_as_forked_ones_do(listener: Listener, redis_url
         pids = {result.get(timeout=DEADLINE) for result in sent}
         assert running.process.pid not in pids
         assert len(pids) >= 3
-        with pytest.raises(WorkerLostError):
-            _send(listener, "count_then_die", queue="content").get(timeout=DEADLINE)
+        release = tmp_path / "release"
+        result = _send(listener, "count_then_die", str(release), queue="content")
         wait_until(
             lambda: (
                 listener.sum(running.node, catalogue.NOTIFICATIONS, "logs", "notify") == 6
@@ -193,16 +197,23 @@ def test_spawned_children_report_as_forked_ones_do(listener: Listener, redis_url
             ),
             lambda: (running.log, listener.snapshots),
         )
+        release.touch()
+        with pytest.raises(WorkerLostError):
+            result.get(timeout=DEADLINE)
         wait_until(lambda: set(listener.snapshots[running.node]["gauges"]) == {"0", "1"}, lambda: listener.snapshots)
-    last = wait_until(lambda: listener.snapshots[running.node]["stopping"] and listener.snapshots[running.node])
+    last = listener.last(running.node)
     assert listener.sum(running.node, catalogue.NOTIFICATIONS) == 7
-    assert listener.sum(running.node, catalogue.TELEMETRY_DROPPED) == 0
+    assert listener.dropped(running.node) == {}
     assert last["info"]["queues"] == ["content", "logs"]
 
 
 def test_a_worker_that_is_killed_says_nothing_more(listener: Listener, redis_url: str, tmp_path: Path) -> None:
     with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "1") as running:
         wait_until(lambda: running.node in listener.snapshots)
+        children = running.children()
         running.process.send_signal(signal.SIGKILL)
         running.process.wait(DEADLINE)
+        # Nor does the child that it leaves.
+        wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    listener.wait_for_all_sent()
     assert not listener.snapshots[running.node]["stopping"]

@@ -14,6 +14,8 @@ import pytest
 from loopwatch.telemetry import catalogue
 from tests.acceptance.workers import DEADLINE, ROOT, Listener, wait_until, worker
 
+pytestmark = pytest.mark.timeout(300)
+
 EMBEDDED = """
 import sys, threading
 from tests.acceptance.worker_app import app
@@ -64,7 +66,8 @@ def test_several_workers_of_celery_multi(listener: Listener, redis_url: str, tmp
             assert listener.sum(node, catalogue.NOTIFICATIONS) == 1
     finally:
         multi("stopwait")
-    wait_until(lambda: all(listener.snapshots[node]["stopping"] for node in nodes))
+    for node in nodes:
+        listener.last(node)
 
 
 def test_a_worker_inside_another_program(listener: Listener, redis_url: str) -> None:
@@ -74,7 +77,7 @@ def test_a_worker_inside_another_program(listener: Listener, redis_url: str) -> 
         wait_until(lambda: listener.sum("embedded@test", catalogue.NOTIFICATIONS) == 1, lambda: listener.snapshots)
         listener.app.control.shutdown(destination=["embedded@test"])
         assert program.wait(DEADLINE) == 0
-        wait_until(lambda: listener.snapshots["embedded@test"]["stopping"])
+        listener.last("embedded@test")
     finally:
         program.kill()
         program.wait()
@@ -87,6 +90,7 @@ def test_a_pool_that_grows_and_shrinks(listener: Listener, redis_url: str, tmp_p
 
     with worker("w", tmp_path / "log", {"REDIS_URL": redis_url}, "-c", "1") as running:
         control = listener.app.control
+        listener.wait_for_control(running.node)
         wait_until(lambda: slots() == {"0"}, slots)
         control.pool_grow(2, destination=[running.node])
         wait_until(lambda: slots() == {"0", "1", "2"}, slots)
@@ -94,6 +98,7 @@ def test_a_pool_that_grows_and_shrinks(listener: Listener, redis_url: str, tmp_p
         for _ in range(6):
             _notify(listener)
         wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 6, lambda: listener.snapshots)
+        listener.wait_until_idle(running.node)
         control.pool_shrink(2, destination=[running.node])
         # One child is left, in whichever slot; the parent tells of itself in slot 0.
         wait_until(lambda: len(slots() - {"0"}) <= 1, slots)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import threading
@@ -75,10 +76,16 @@ async def who(self: Any, seconds: float = 0.0) -> tuple[str, int, str]:
     return self.request.id, id(asyncio.get_running_loop()), current_task.get().queue_name
 
 
+async def _until(release: str) -> None:
+    """Returns once the test has made the file."""
+    while not os.path.exists(release):  # noqa: ASYNC110, ASYNC240, PTH110  # another process makes it
+        await asyncio.sleep(0.01)
+
+
 @app.task
-async def count_then_die() -> None:
+async def count_then_die(release: str) -> None:
     await _notify("dying")
-    await asyncio.sleep(1.5)  # the child's snapshot of the second
+    await _until(release)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -103,13 +110,13 @@ async def _hold() -> None:
 
 
 @app.task
-async def work(seconds: float) -> int:
-    """Uses the database and counts a notification, within ``seconds``; answers with the pid of the process."""
+async def work(release: str) -> int:
+    """Uses the database and counts a notification, in a transaction until ``release`` is there; returns its pid."""
     assert engine is not None
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
         await _notify("work")
-        await asyncio.sleep(seconds)
+        await _until(release)
     return os.getpid()
 
 
@@ -128,13 +135,21 @@ async def block() -> None:
 
 
 @app.task
-async def stall(somebody_waits: bool) -> None:
-    """Blocks the loop past the threshold of a stall."""
-    other = asyncio.create_task(asyncio.sleep(60)) if somebody_waits else None
+async def stall_alone() -> None:
+    """Blocks the loop, on which nothing else waits, for twice the threshold of a stall."""
     await asyncio.sleep(0)
     time.sleep(1)  # noqa: ASYNC251
-    if other is not None:
-        other.cancel()
+
+
+@app.task
+async def stall(held: str) -> None:
+    """Blocks the loop, on which another task waits, until the test gives up its lock of the file."""
+    other = asyncio.create_task(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    descriptor = os.open(held, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.close(descriptor)
+    other.cancel()
 
 
 @app.task

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 from celery import Celery
 
-from loopwatch.telemetry import wire
+from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.catalogue import Metric
+from tests.acceptance.process_groups import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER_APP = "tests.acceptance.worker_app"
@@ -70,10 +72,44 @@ class Listener:
         elif event["type"] == wire.CONFLICT_TYPE:
             self.conflicts.append(event)
 
+    def last(self, node: str) -> dict[str, Any]:
+        """Waits for the snapshot of the node's end, the last one; returns it."""
+
+        def ended() -> dict[str, Any] | None:
+            snapshot = self.snapshots.get(node)
+            return snapshot if snapshot and snapshot["stopping"] else None
+
+        return cast("dict[str, Any]", wait_until(ended, lambda: self.snapshots))
+
+    def wait_for_control(self, node: str) -> None:
+        """Waits until the node takes commands: it is ready a little sooner, and Redis keeps none for it."""
+        wait_until(lambda: self.app.control.ping(destination=[node]))
+
+    def wait_until_idle(self, node: str) -> None:
+        """Waits until no child of the pool has a task: a result is there a little sooner."""
+        inspect = self.app.control.inspect(destination=[node])
+        wait_until(lambda: (inspect.active() or {}).get(node) == [])
+
+    def wait_for_all_sent(self) -> None:
+        """Waits for an event of our own: whatever was published before it has arrived by then."""
+        mark = f"mark-{uuid4()}"
+        with self.app.connection_for_write() as connection:
+            self.app.events.Dispatcher(connection, groups=["mark"]).send(mark)
+        wait_until(lambda: mark in self.types)
+
     def sum(self, node: str, metric: Metric, *labels: str) -> float:
         """A counter in the node's newest snapshot, summed over the series whose labels begin with these."""
-        rows = self.snapshots.get(node, {}).get("counters", {}).get(metric.wire_name, [])
+        rows = self._rows(node, metric)
         return float(sum(value for own, value in rows if tuple(own[: len(labels)]) == labels))
+
+    def dropped(self, node: str) -> dict[str, float]:
+        """What the node has dropped, by reason, a full channel aside: the next snapshot makes up for that."""
+        rows = self._rows(node, catalogue.TELEMETRY_DROPPED)
+        return {reason: value for [reason], value in rows if value and reason != "channel_full"}
+
+    def _rows(self, node: str, metric: Metric) -> list[Any]:
+        rows: list[Any] = self.snapshots.get(node, {}).get("counters", {}).get(metric.wire_name, [])
+        return rows
 
 
 class Worker:
@@ -98,12 +134,20 @@ class Worker:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-        wait_until(lambda: " ready." in self.log or self.process.poll() is not None, lambda: self.log)
-        assert self.process.poll() is None, self.log
+        try:
+            wait_until(lambda: " ready." in self.log or self.process.poll() is not None, lambda: self.log)
+            assert self.process.poll() is None, self.log
+        except BaseException:
+            self.process.kill()
+            raise
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text(errors="replace")
+
+    def children(self) -> set[int]:
+        """The pids of the pool's children, whichever of its threads forked them."""
+        return set(descendants(self.process.pid)) - {self.process.pid}
 
     def stop(self) -> None:
         """A warm shutdown."""

@@ -17,9 +17,15 @@ from tests.acceptance.adoption.celery_app import app, database
 
 class Server:
     engine = create_async_engine(database("osparc"))
+    _lock = threading.Lock()  # `cached_property` has none since Python 3.12
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            return self._loop
 
     @cached_property
-    def loop(self) -> asyncio.AbstractEventLoop:
+    def _loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, daemon=True).start()
         return loop
