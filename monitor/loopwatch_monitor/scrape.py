@@ -25,8 +25,6 @@ _LEVEL, _GZIP_HEADER, _MEMORY = 1, 31, 6
 _BLOCK = 256 * 1024
 MAX_PAGES = 4
 """Pages that may be held for readers at once: one of a large fleet, not compressed, is 100 MB."""
-
-
 MAX_PARTS = 4
 """Parts of the page, each of other families, that are made or wait to be made at once."""
 

@@ -20,6 +20,7 @@ import msgspec
 from loopwatch.telemetry.wire import CONFLICT_TYPE, EVENT_TYPE
 
 __all__ = [
+    "KINDS",
     "REASONS",
     "AnyEvent",
     "ConflictReport",
@@ -222,7 +223,9 @@ AnyEvent: TypeAlias = (
     | Snapshot
     | ConflictReport
 )
-_KINDS = frozenset(event.kind for event in get_args(AnyEvent))
+KINDS = (*(event.kind for event in get_args(AnyEvent)), OtherEvent.kind)
+"""The kinds of events that are told apart."""
+_READ = frozenset(KINDS) - {OtherEvent.kind}
 _one = msgspec.json.Decoder(AnyEvent)
 _many = msgspec.json.Decoder(list[AnyEvent])
 _OTHER = OtherEvent()
@@ -294,7 +297,7 @@ def _judge(item: object) -> AnyEvent | OtherEvent | str:
     kind = item.get("type")
     if not isinstance(kind, str) or not kind:
         return "type"
-    if kind not in _KINDS:
+    if kind not in _READ:
         return _OTHER
     try:
         event: AnyEvent = msgspec.convert(item, AnyEvent)

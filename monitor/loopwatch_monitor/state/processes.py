@@ -120,6 +120,8 @@ class Processes:
                 self._ledger.dropped[catalogue.WORKER_INFO.name] += 1
                 return
             node = self.nodes[event.hostname] = Node(SnapshotInfo())
+            for reason in catalogue.TELEMETRY_DROP_REASONS:
+                self._totals.add(catalogue.TELEMETRY_DROPPED, (event.hostname, reason), 0)
         boot = node.boots.get(event.boot)
         if boot is not None and event.seq <= boot.seq:
             return
@@ -246,13 +248,15 @@ class Processes:
         for metric, rows in node.gauges.items():
             self._gauge_rows[metric] -= len(rows)
         merged = merge_gauges(node.shown.values())
-        node.gauges, node.databases = {}, databases(merged)
+        node.gauges = {}
         for metric, values in merged.items():
             if self._gauge_rows[metric] + len(values) > MAX_GAUGES:
                 self._ledger.dropped[metric.name] += len(values)
                 continue
             self._gauge_rows[metric] += len(values)
             node.gauges[metric] = [(self._labels.text(metric.labels, own), value) for own, value in values.items()]
+        # Of what found room, or as many databases as all nodes together can name would be shown.
+        node.databases = databases({metric: values for metric, values in merged.items() if metric in node.gauges})
 
 
 def _fits(metric: Metric, own: list[str], value: Value) -> bool:

@@ -132,7 +132,7 @@ def test_series_are_bounded_held_ones_too() -> None:
         monitored.failed(str(number), exception=CLOSED)
     monitored.after(15)
     assert len(seen(monitored)) == 3
-    assert monitored.series(catalogue.MONITOR_SERIES_DROPPED) == {'family="loopwatch_loop_conflicts_total"': 2}
+    assert monitored.dropped == {"loopwatch_loop_conflicts_total": 2}
 
 
 def test_a_conflict_that_is_reported_whole_is_logged_and_not_counted_again() -> None:
