@@ -78,7 +78,7 @@ def check(hub: Hub) -> None:
     """No event was too much for the fold, and Prometheus can read what came of it."""
     page = hub.page().decode()
     assert 'loopwatch_monitor_events_malformed_total{reason="error"} 0\n' in page
-    assert [*text_string_to_metric_families(page)]  # type: ignore[no-untyped-call]
+    assert [*text_string_to_metric_families(page)]
     for line in page.splitlines():
         value = line.rpartition(" ")[2]
         # A number of 400 digits is none to Go.
