@@ -15,7 +15,9 @@ from operator import itemgetter
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
@@ -106,7 +108,7 @@ class Hub:
         }
         self._process = CollectorRegistry(auto_describe=True)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._process)
+            self._process.register(_Labelled(collector(registry=CollectorRegistry()), settings.static_labels))
 
     def receive(self, batch: Batch, wait: float = -1) -> bool:
         """Takes in what an intake read; never raises. The state is locked for all of it: a batch must be small.
@@ -241,6 +243,20 @@ class Hub:
         if told is not None:
             return iter([(self._fleet.labels.text((), ()), told())])
         return self._samples.read(metric, self._clock())
+
+
+class _Labelled(Collector):
+    """A collector of prometheus_client's with labels added."""
+
+    def __init__(self, collector: Collector, labels: Mapping[str, str]) -> None:
+        self._collector = collector
+        self._labels = labels
+
+    def collect(self) -> Iterator[Family]:
+        """What it collects."""
+        for family in self._collector.collect():
+            family.samples = [sample._replace(labels={**self._labels, **sample.labels}) for sample in family.samples]
+            yield family
 
 
 def _warn_of_duplicate(hostname: str) -> None:

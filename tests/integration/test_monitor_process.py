@@ -125,6 +125,21 @@ def test_a_web_config_that_breaks_shows_in_a_metric(redis_url: str, tmp_path: Pa
         until(lambda: monitor.value(name) == 1, "the metric")
 
 
+def test_sigterm_ends_it_before_the_broker_has_answered(tmp_path: Path) -> None:
+    """By its own will: to process 1 of a container a signal that it has not asked for is not sent."""
+    with socket.socket() as silent, (tmp_path / "log").open("w") as log:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        process = subprocess.Popen([*MONITOR, "--broker-url", url], stdout=log, stderr=log)
+        connected, _ = silent.accept()
+        with connected:
+            assert connected.recv(4)  # it asks, and waits
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SOON) == 0
+    assert (tmp_path / "log").read_text() == ""
+
+
 def test_sigterm_ends_it_whoever_is_connected(redis_url: str, tmp_path: Path) -> None:
     pem, config, path = self_signed(tmp_path), tmp_path / "web.yml", tmp_path / "monitor.sock"
     config.write_text("")
