@@ -262,7 +262,7 @@ async def _listen(server: Server, settings: Settings) -> list[Address]:
     try:
         return await server.start(addresses)
     except ListenError as error:
-        own = "--port" if error.error.errno == errno.EADDRINUSE else "--host"
+        own = "--port" if error.error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         option = "--web.listen-address" if settings.web_listen_addresses else own
         raise SettingError(option, f"{error}: {_words(error.error)}; choose another") from None
 

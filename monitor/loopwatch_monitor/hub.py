@@ -44,6 +44,8 @@ _COPIED = 32
 text, 90 kB at most, stays in the processor's cache, in memory that need not be asked of the system each time."""
 _PAUSE_SECONDS, _PAUSES = 0.005, 600
 """A page gives way to a flood of events, for 3 seconds at most: Prometheus waits 10, if not told otherwise."""
+DEAF_SECONDS = 10.0
+"""So long after the last tick with a broker, there was none, or the monitor stood still: nobody chose to be silent."""
 MAX_TEXT = 2_000
 """Characters of a text that is logged."""
 
@@ -74,7 +76,7 @@ class Hub:
     ) -> None:
         self._clock = clock
         self._status = status
-        self._started = clock().wall
+        self._listened, self._started = clock()
         self._created = settings.created_timestamps
         self._lock = FairLock()
         self._fleet = Fleet(
@@ -168,7 +170,13 @@ class Hub:
     def tick(self) -> None:
         """Lets time pass; to be called about once a second."""
         with self._lock:
-            self._fleet.tick(self._clock())
+            now = self._clock()
+            listening = self._status.up
+            if listening:
+                if now.monotonic - self._listened > DEAF_SECONDS:
+                    self._fleet.excuse(now.monotonic - self._listened, now)
+                self._listened = now.monotonic
+            self._fleet.tick(now, purge=listening)
 
     def page(self) -> bytes:
         """The whole exposition in the text format."""

@@ -131,14 +131,20 @@ class Fleet:
             event.hostname = cut(event.hostname)
         fold(event, now)
 
-    def tick(self, now: Now) -> None:
-        """What time alone changes; to be called about once a second."""
+    def excuse(self, seconds: float, now: Now) -> None:
+        """So long nobody could be heard: that time is no silence."""
+        self.workers.excuse(seconds, now)
+        self.processes.excuse(seconds, now)
+
+    def tick(self, now: Now, *, purge: bool = True) -> None:
+        """What time alone changes; to be called about once a second. ``purge``: whether who was silent for long is
+        forgotten."""
         self._fold_due(now)
-        purged = self.workers.tick(now)
+        purged = self.workers.tick(now, purge=purge)
         if purged:
             self.series.drop(purged)
             self.conflicts.drop(purged)
-        for hostname in purged | self.processes.tick(now):
+        for hostname in purged | self.processes.tick(now, purge=purge):
             self._note_queues(hostname)
         self.conflicts.tick(now)
         self.queues.tick()

@@ -137,7 +137,13 @@ class Processes:
         if event.info.kind == "process" or event.boot == node.boot or not node.shown:
             self._describe(node, event, now)
 
-    def tick(self, now: Now) -> set[str]:
+    def excuse(self, seconds: float, now: Now) -> None:
+        """So long nobody could be heard."""
+        for node in self.nodes.values():
+            for boot in node.boots.values():
+                boot.seen = min(boot.seen + seconds, now.monotonic)
+
+    def tick(self, now: Now, *, purge: bool = True) -> set[str]:
         """Ends the gauges of silent nodes; forgets nodes that were silent for long and returns their names."""
         purged = set()
         for hostname, node in self.nodes.items():
@@ -149,7 +155,7 @@ class Processes:
                 self._show(node)
             others = (boot.seen for name, boot in node.boots.items() if name != node.boot)
             node.duplicated = node.duplicated and now.monotonic - max(others, default=-patience) < patience
-            if self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
+            if purge and self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
                 purged.add(hostname)
         for hostname in purged:
             node = self.nodes.pop(hostname)
