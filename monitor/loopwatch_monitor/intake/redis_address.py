@@ -58,8 +58,8 @@ class Address:
 def is_redis(url: str) -> bool:
     """Whether kombu would reach this broker by its Redis transports.
 
-    >>> is_redis("redis+socket:///run/redis.sock"), is_redis("amqp://host")
-    (True, False)
+    >>> is_redis("redis+socket:///run/redis.sock"), is_redis("REDIS://host"), is_redis("amqp://host")
+    (True, True, False)
     """
     return all(_transport(part) in TRANSPORTS for part in url.split(";"))
 
@@ -98,7 +98,7 @@ def parse_address(
 
 
 def _transport(url: str) -> str:
-    return url.partition("://")[0].partition("+")[0]
+    return url.partition("://")[0].partition("+")[0].lower()
 
 
 def _endpoint(url: str, exchange: str, options: Mapping[str, Any], ssl_options: Mapping[str, Any]) -> Endpoint:
