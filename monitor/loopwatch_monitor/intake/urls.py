@@ -49,8 +49,6 @@ def masked(url: str) -> str:
 
     >>> masked("redis://user:secret@host:6379/0;redis://:secret@other")
     'redis://user:**@host:6379/0;redis://:**@other/'
-    >>> masked("amqp://[::1]:5672//")
-    'amqp://[::1]:5672//'
     """
     return ";".join(_masked(split(part)) for part in url.split(";"))
 
@@ -58,8 +56,7 @@ def masked(url: str) -> str:
 def _masked(parts: Parts) -> str:
     user = quote(parts.username, safe="") + (":**" if parts.password else "")
     at, port = "@" if user else "", f":{parts.port}" if parts.port else ""
-    host = f"[{parts.host}]" if ":" in parts.host else quote(parts.host, safe="")
-    return f"{parts.scheme}://{user}{at}{host}{port}/{parts.path}"
+    return f"{parts.scheme}://{user}{at}{quote(parts.host, safe='')}{port}/{parts.path}"
 
 
 def passwords(url: str) -> list[str]:
