@@ -21,9 +21,9 @@ from prometheus_client.registry import Collector
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
+from loopwatch_monitor.conflict_log import ConflictLog
 from loopwatch_monitor.fair_lock import FairLock
 from loopwatch_monitor.intake.batch import Batch
-from loopwatch_monitor.intake.decode import ConflictReport
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.render import Renderer
@@ -46,8 +46,6 @@ _PAUSE_SECONDS, _PAUSES = 0.005, 600
 """A page gives way to a flood of events, for 3 seconds at most: Prometheus waits 10, if not told otherwise."""
 DEAF_SECONDS = 10.0
 """So long after the last tick with a broker, there was none, or the monitor stood still: nobody chose to be silent."""
-MAX_TEXT = 2_000
-"""Characters of a text that is logged."""
 
 
 def _read_clocks() -> Now:
@@ -87,7 +85,7 @@ class Hub:
             wait_buckets=settings.queue_wait_buckets,
             default_queue=settings.default_queue_name,
             on_duplicate=_warn_of_duplicate,
-            on_conflict=_log_conflict_with_text if settings.conflict_texts else _log_conflict,
+            on_conflict=ConflictLog(texts=settings.conflict_texts),
             queues=settings.queues,
             slots=settings.slots,
             generic_sender=settings.generic_hostname_task_sent_metric,
@@ -271,19 +269,3 @@ def _warn_of_duplicate(hostname: str) -> None:
     logger.warning(
         "duplicate_node_name", hostname=hostname, fix="give each worker its own --hostname (such as logs@%h)"
     )
-
-
-def _log_conflict(report: ConflictReport, *more: str) -> None:
-    texts = ("resource", "source", "queue_name", "task_name", "task_id", "made_at", "used_at", *more)
-    logger.warning(
-        "loop_conflict_reported",
-        hostname=report.hostname,
-        kind=report.conflict_kind[:MAX_TEXT],
-        occurred=report.occurred,
-        **{name: getattr(report, name)[:MAX_TEXT] for name in texts},
-    )
-
-
-def _log_conflict_with_text(report: ConflictReport) -> None:
-    # What an exception says may be the users' data.
-    _log_conflict(report, "message")
