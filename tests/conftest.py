@@ -19,12 +19,17 @@ import psycopg
 import pymysql  # type: ignore[import-untyped]  # it ships no types
 import pytest
 import redis
+from hypothesis import settings
 
 from app.demo.servers import Server, ServerMissingError, start_postgres, start_redis
 from tests.mariadb import start_mariadb
 from tests.rabbitmq import VHOSTS, RabbitMQ, start_rabbitmq
 
 pytest_plugins = ["tests.promtool"]
+
+# Everywhere as in CI: the same examples each time, however slow a loaded machine is at them. To look for new ones, add
+# --hypothesis-profile default to pytest's options.
+settings.load_profile("ci")
 
 _database_numbers = count(1)
 _redis_numbers = cycle(range(1, 16))

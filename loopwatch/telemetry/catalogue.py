@@ -321,6 +321,8 @@ TELEMETRY_DROPPED = _metric(
     "hostname",
     "reason",
 )
+TELEMETRY_DROP_REASONS = ("channel_full", "broker", "series_limit", "report_limit", "malformed", "foreign", "error")
+"""The monitor shows each at 0 from a node's first snapshot on: `increase` of a series that is born at 1 is 0."""
 
 # ---------------------------------------------------------------- a node, derived by the monitor
 LOOP_CONFLICT_LAST = _metric(

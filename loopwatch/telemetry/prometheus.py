@@ -18,7 +18,7 @@ from prometheus_client.utils import floatToGoString
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.stats import STATS
-from loopwatch.telemetry.wire import Labels, Value
+from loopwatch.telemetry.wire import Labels, Table, Value
 
 __all__ = ["Collector"]
 
@@ -45,7 +45,7 @@ class Collector(Base):
     def collect(self) -> Iterator[Family]:
         """The families that have samples now."""
         gauges = STATS.gauges()  # first: a source that fails is counted
-        for name, rows in {**STATS.counters(), **gauges}.items():
+        for name, rows in {**_counters(), **gauges}.items():
             metric = catalogue.by_wire_name(name)
             if metric is None:
                 continue
@@ -57,6 +57,15 @@ class Collector(Base):
     def _labels(self, metric: Metric, own: Labels) -> list[str]:
         mine = iter(own)
         return [self._node.get(label) or next(mine) for label in metric.labels]
+
+
+def _counters() -> Table:
+    """All of them; what was dropped stands at 0 where it was nothing, as on the monitor's page."""
+    table = STATS.counters()
+    dropped = table.setdefault(catalogue.TELEMETRY_DROPPED.wire_name, {})
+    for reason in catalogue.TELEMETRY_DROP_REASONS:
+        dropped.setdefault((reason,), 0)
+    return table
 
 
 def _family(metric: Metric) -> Family:

@@ -15,13 +15,15 @@ from operator import itemgetter
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
+from loopwatch_monitor.conflict_log import ConflictLog
 from loopwatch_monitor.fair_lock import FairLock
 from loopwatch_monitor.intake.batch import Batch
-from loopwatch_monitor.intake.decode import ConflictReport
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.render import Renderer
@@ -42,8 +44,8 @@ _COPIED = 32
 text, 90 kB at most, stays in the processor's cache, in memory that need not be asked of the system each time."""
 _PAUSE_SECONDS, _PAUSES = 0.005, 600
 """A page gives way to a flood of events, for 3 seconds at most: Prometheus waits 10, if not told otherwise."""
-MAX_TEXT = 2_000
-"""Characters of a text that is logged."""
+DEAF_SECONDS = 10.0
+"""So long after the last tick with a broker, there was none, or the monitor stood still: nobody chose to be silent."""
 
 
 def _read_clocks() -> Now:
@@ -72,7 +74,7 @@ class Hub:
     ) -> None:
         self._clock = clock
         self._status = status
-        self._started = clock().wall
+        self._listened, self._started = clock()
         self._created = settings.created_timestamps
         self._lock = FairLock()
         self._fleet = Fleet(
@@ -83,7 +85,7 @@ class Hub:
             wait_buckets=settings.queue_wait_buckets,
             default_queue=settings.default_queue_name,
             on_duplicate=_warn_of_duplicate,
-            on_conflict=_log_conflict_with_text if settings.conflict_texts else _log_conflict,
+            on_conflict=ConflictLog(texts=settings.conflict_texts),
             queues=settings.queues,
             slots=settings.slots,
             generic_sender=settings.generic_hostname_task_sent_metric,
@@ -106,7 +108,7 @@ class Hub:
         }
         self._process = CollectorRegistry(auto_describe=True)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._process)
+            self._process.register(_Labelled(collector(registry=CollectorRegistry()), settings.static_labels))
 
     def receive(self, batch: Batch, wait: float = -1) -> bool:
         """Takes in what an intake read; never raises. The state is locked for all of it: a batch must be small.
@@ -166,7 +168,13 @@ class Hub:
     def tick(self) -> None:
         """Lets time pass; to be called about once a second."""
         with self._lock:
-            self._fleet.tick(self._clock())
+            now = self._clock()
+            listening = self._status.up
+            if listening:
+                if now.monotonic - self._listened > DEAF_SECONDS:
+                    self._fleet.excuse(now.monotonic - self._listened, now)
+                self._listened = now.monotonic
+            self._fleet.tick(now, purge=listening)
 
     def page(self) -> bytes:
         """The whole exposition in the text format."""
@@ -243,23 +251,21 @@ class Hub:
         return self._samples.read(metric, self._clock())
 
 
+class _Labelled(Collector):
+    """A collector of prometheus_client's with labels added."""
+
+    def __init__(self, collector: Collector, labels: Mapping[str, str]) -> None:
+        self._collector = collector
+        self._labels = labels
+
+    def collect(self) -> Iterator[Family]:
+        """What it collects."""
+        for family in self._collector.collect():
+            family.samples = [sample._replace(labels={**self._labels, **sample.labels}) for sample in family.samples]
+            yield family
+
+
 def _warn_of_duplicate(hostname: str) -> None:
     logger.warning(
         "duplicate_node_name", hostname=hostname, fix="give each worker its own --hostname (such as logs@%h)"
     )
-
-
-def _log_conflict(report: ConflictReport, *more: str) -> None:
-    texts = ("resource", "source", "queue_name", "task_name", "task_id", "made_at", "used_at", *more)
-    logger.warning(
-        "loop_conflict_reported",
-        hostname=report.hostname,
-        kind=report.conflict_kind[:MAX_TEXT],
-        occurred=report.occurred,
-        **{name: getattr(report, name)[:MAX_TEXT] for name in texts},
-    )
-
-
-def _log_conflict_with_text(report: ConflictReport) -> None:
-    # What an exception says may be the users' data.
-    _log_conflict(report, "message")

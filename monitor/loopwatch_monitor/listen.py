@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import ssl
 import stat
@@ -29,6 +30,7 @@ __all__ = ["Address", "AddressError", "Connections", "bind", "parse_address", "r
 logger = structlog.get_logger("loopwatch_monitor")
 
 MAX_CONNECTIONS = 256
+"""Half of the files that the process may open, where that is less: an intake that reconnects needs one, too."""
 HEADER_SECONDS = 10.0
 """From the connection to the end of its first request's headers; a TLS handshake has as long."""
 IDLE_SECONDS = 120.0
@@ -139,6 +141,11 @@ def _remove_stale(path: str) -> None:
         return
 
 
+def _max_connections() -> int:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)
+
+
 def _listen(listener: socket.socket) -> None:
     listener.listen(_BACKLOG)
     listener.setblocking(False)
@@ -197,7 +204,7 @@ class Connection(web.RequestHandler):
         """The status alone."""
         if request.writer.output_size > 0:
             raise ConnectionError("the response was begun already") from exc
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(exc, ConnectionError):  # he is gone
             logger.error("request_failed", exc_info=exc)
         response = web.Response(status=status, text=f"{status} {HTTPStatus(status).phrase}\n")
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -215,7 +222,7 @@ class Connections:
 
     def __init__(self, server: web.Server, tls: Callable[[], TLS | None]) -> None:
         self._server = server
-        self._tls = tls
+        self._tls, self._limit = tls, _max_connections()
         self._handshakes: dict[asyncio.Task[None], None] = {}
         self._accepting: list[asyncio.Task[None]] = []
         self.open: dict[Connection, asyncio.Transport] = {}
@@ -259,7 +266,7 @@ class Connections:
                 await asyncio.sleep(0.5)
                 continue
             connected.setblocking(False)
-            if len(self.open) + len(self._handshakes) >= MAX_CONNECTIONS and not self._displace():
+            if len(self.open) + len(self._handshakes) >= self._limit and not self._displace():
                 connected.close()  # all are being answered
                 continue
             task = asyncio.create_task(self._connect(connected))

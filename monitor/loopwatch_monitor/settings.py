@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake.redis_address import is_redis
-from loopwatch_monitor.intake.tls_options import kombu_ssl
+from loopwatch_monitor.intake.redis_address import is_redis, make_tls
+from loopwatch_monitor.intake.tls_options import kombu_ssl, redis_ssl
 from loopwatch_monitor.listen import Address, AddressError, parse_address
 
 __all__ = ["SettingError", "Settings", "parse_addresses", "parse_buckets", "parse_list", "parse_options", "parse_pairs"]
@@ -133,6 +133,8 @@ class Settings:
             raise SettingError("--accept-content", "must hold json: events in anything else are not read")
         try:
             kombu_ssl(self.broker_url, self.broker_ssl_options)
+            if self.broker_ssl_options and is_redis(self.broker_url):
+                make_tls(redis_ssl(self.broker_ssl_options))
         except ValueError as error:
             raise SettingError("--broker-ssl-option", str(error)) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -123,6 +124,23 @@ def test_a_web_config_that_breaks_shows_in_a_metric(redis_url: str, tmp_path: Pa
         until(lambda: monitor.value(name) == 0, "the metric")
         path.write_text("# sense\n")
         until(lambda: monitor.value(name) == 1, "the metric")
+
+
+def test_sigterm_ends_it_before_the_broker_has_answered(tmp_path: Path) -> None:
+    """By its own will: to process 1 of a container a signal that it has not asked for is not sent. And at once: Python
+    would take apart, object by object, what it knows."""
+    code = "import atexit, loopwatch_monitor.command as c; atexit.register(print, 'taken apart'); c.main()"
+    with socket.socket() as silent, (tmp_path / "log").open("w") as log:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        process = subprocess.Popen([sys.executable, "-c", code, "--broker-url", url], stdout=log, stderr=log)
+        connected, _ = silent.accept()
+        with connected:
+            assert connected.recv(4)  # it asks, and waits
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SOON) == 0
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_sigterm_ends_it_whoever_is_connected(redis_url: str, tmp_path: Path) -> None:

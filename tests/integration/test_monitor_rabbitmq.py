@@ -128,10 +128,11 @@ def test_whatever_is_published_good_events_come_through(rabbitmq_url: str) -> No
         publish(b"\x80\x04N.", "application/x-python-serialize")
         publish(b"not gzip", headers={"compression": "application/x-gzip"})
         monitor.waits_for("celery_task_received_total{", 3 * len(POISON) + 4)
-        assert monitor.malformed("json") == 2
+        reasons = [reason for _, reason in POISON.values()]
+        assert monitor.malformed("json") == reasons.count("json") + 2
         assert monitor.malformed("content_type") == 1
         assert monitor.malformed("envelope") == 1
-        assert monitor.malformed("field") == [reason for _, reason in POISON.values()].count("field")
+        assert monitor.malformed("field") == reasons.count("field")
 
 
 def test_a_stream_of_recorded_events_is_taken_in_whole(rabbitmq_url: str) -> None:
@@ -156,7 +157,18 @@ def test_a_stall_of_ours_loses_nothing(own_server: RabbitMQ, tmp_path: Path) -> 
         until(lambda: monitor.value("celery_task_received_total") == 1, "an event")
         monitor.process.send_signal(signal.SIGSTOP)
         begun = time.monotonic()
-        emit(own_server.url(), 20_000)  # more than lies in the sockets
+        # More than lies in the sockets, and at once: a stall of ours that lasts is taken for our end.
+        event = {"type": "task-received", "hostname": "w@h", "timestamp": 1.0, "uuid": "1", "args": "x" * 500}
+        with Connection(own_server.url()) as connection:
+            producer = connection.Producer(exchange=Exchange("celeryev", type="topic"))
+            for _ in range(200):
+                producer.publish(
+                    json.dumps([event] * 100).encode(),
+                    "task.multi",
+                    1,
+                    content_type="application/json",
+                    content_encoding="utf-8",
+                )
         until(lambda: time.monotonic() > begun + 7, "the end of the stall")
         monitor.process.send_signal(signal.SIGCONT)
         until(lambda: monitor.value("celery_task_received_total") == 20_001, "all events")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import resource
 import socket
 import ssl
 import sys
@@ -173,6 +174,26 @@ async def test_a_scraper_that_gives_up_does_not_cost_the_other_his_page() -> Non
     go_on.set()
     assert await patient == [b"x 1\n"]
     assert len(made) == 1
+
+
+async def test_a_scraper_that_is_gone_is_no_failure() -> None:
+    made, go_on = [], threading.Event()
+
+    def pieces(form: Format, names: frozenset[str]) -> Iterator[bytes]:
+        made.append(form)
+        assert go_on.wait(DEADLINE)
+        yield b"x 1\n"
+
+    async with serving(pieces=pieces) as client:
+        with capture_logs() as logs:
+            _, writer = await client.connect()
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n")
+            await until(lambda: bool(made), "the page")
+            writer.transport.abort()
+            assert (await client.get("/live")).status == 200  # its end is heard of before
+            go_on.set()
+            assert (await client.get("/metrics")).body == b"x 1\n"
+        assert logs == []
 
 
 async def test_a_page_that_cannot_be_made_is_a_500_without_its_reason() -> None:
@@ -420,8 +441,12 @@ async def test_pages_that_are_not_read_are_not_piled_up() -> None:
             writer.close()
 
 
-async def test_a_flood_of_connections_only_displaces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "MAX_CONNECTIONS", 5)
+@pytest.mark.parametrize(("most", "files"), [(5, 1024), (5, resource.RLIM_INFINITY), (256, 10)])
+async def test_a_flood_of_connections_only_displaces_itself(
+    most: int, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "MAX_CONNECTIONS", most)
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
     monkeypatch.setattr(listen, "HEADER_SECONDS", 1000.0)
     async with serving() as client:
         flood = [await client.connect() for _ in range(20)]

@@ -40,6 +40,8 @@ Page = dict[str, list[tuple[dict[str, str], float]]]
 
 
 def test_counters_gauges_and_histograms(page: Page) -> None:
+    dropped = page["loopwatch_telemetry_dropped_total"]
+    assert {labels["reason"] for labels, _ in dropped} == {*catalogue.TELEMETRY_DROP_REASONS}
     assert ({"hostname": "api-1", "queue_name": "", "operation": "scraped"}, 3.0) in page[
         "loopwatch_notifications_total"
     ]

@@ -11,6 +11,7 @@ What an event carries: Celery's `celery/events/` and the worker's and amqp's `se
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Annotated, Any, ClassVar, TypeAlias, get_args
 
@@ -19,6 +20,7 @@ import msgspec
 from loopwatch.telemetry.wire import CONFLICT_TYPE, EVENT_TYPE
 
 __all__ = [
+    "KINDS",
     "REASONS",
     "AnyEvent",
     "ConflictReport",
@@ -49,6 +51,8 @@ its family says; an error of ours while folding it."""
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""Python's own may have 400 digits, which Prometheus takes for infinite, and refuses the page."""
 
 
 class Event(msgspec.Struct, kw_only=True, gc=False, tag_field="type"):
@@ -130,16 +134,16 @@ class WorkerOnline(Event, tag="worker-online"):
     """A worker started. ``active``: tasks that it works on; ``processed``: tasks that it began since its start."""
 
     kind = "worker-online"
-    active: int | None = None
-    processed: int | None = None
+    active: Whole | None = None
+    processed: Whole | None = None
 
 
 class WorkerHeartbeat(Event, tag="worker-heartbeat"):
     """A worker is alive."""
 
     kind = "worker-heartbeat"
-    active: int | None = None
-    processed: int | None = None
+    active: Whole | None = None
+    processed: Whole | None = None
 
 
 class WorkerOffline(Event, tag="worker-offline"):
@@ -154,14 +158,14 @@ class SnapshotInfo(msgspec.Struct):
     kind: str = "celery"
     pool_type: str = ""
     queues: list[str] = []
-    slots: int = 1
+    slots: Whole = 1
     start_time: float = 0.0
     celery_version: str = ""
     loopwatch_version: str = ""
     release: str = ""
 
 
-Rows = dict[str, list[tuple[list[str], int | float | list[int | float]]]]
+Rows = dict[str, list[tuple[list[str], Whole | float | list[Whole | float]]]]
 """A table as `loopwatch.telemetry.wire.encode_table` writes it."""
 
 
@@ -169,9 +173,9 @@ class Snapshot(Event, tag=EVENT_TYPE):
     """A node's own numbers; `loopwatch.telemetry.wire.NodeSnapshot` says what the fields mean."""
 
     kind = EVENT_TYPE
-    version: int
+    version: Whole
     boot: Id
-    seq: int
+    seq: Whole
     interval: float
     info: SnapshotInfo
     counters: Rows
@@ -185,7 +189,7 @@ class ConflictReport(Event, tag=CONFLICT_TYPE):
     """
 
     kind = CONFLICT_TYPE
-    version: int
+    version: Whole
     conflict_kind: str
     resource: str
     source: str
@@ -219,10 +223,15 @@ AnyEvent: TypeAlias = (
     | Snapshot
     | ConflictReport
 )
-_KINDS = frozenset(event.kind for event in get_args(AnyEvent))
+KINDS = (*(event.kind for event in get_args(AnyEvent)), OtherEvent.kind)
+"""The kinds of events that are told apart."""
+_READ = frozenset(KINDS) - {OtherEvent.kind}
 _one = msgspec.json.Decoder(AnyEvent)
 _many = msgspec.json.Decoder(list[AnyEvent])
 _OTHER = OtherEvent()
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{},]', re.DOTALL)
+"""A string, or what holds items and parts them. A string without an end goes to the text's end, for good: looking for
+its end anew from each quote in it would take for ever."""
 
 
 def accepts(content_type: str | None) -> bool:
@@ -241,21 +250,44 @@ def decode(body: bytes, malformed: Counter[str]) -> list[AnyEvent | OtherEvent]:
 
 
 def _salvage(body: bytes, malformed: Counter[str]) -> list[AnyEvent | OtherEvent]:
+    text = body.decode("utf-8", "replace")
     try:
-        content = json.loads(
-            body.decode("utf-8", "replace"), parse_constant=_nothing, parse_float=_number, parse_int=_number
-        )
+        content = _parse(text)
     except (ValueError, RecursionError):
-        malformed["json"] += 1
+        found = [*map(_judge_text, _split(text))] or ["json"]
+    else:
+        found = [*map(_judge, content if isinstance(content, list) else [content])]
+    malformed.update(reason for reason in found if isinstance(reason, str))
+    return [event for event in found if not isinstance(event, str)]
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_constant=_nothing, parse_float=_number, parse_int=_number)
+
+
+def _split(text: str) -> list[str]:
+    """The items of a list that is no JSON as a whole: one of them is nested too deeply, or is none itself."""
+    if not text.lstrip().startswith("["):
         return []
-    events = []
-    for item in content if isinstance(content, list) else [content]:
-        event = _judge(item)
-        if isinstance(event, str):
-            malformed[event] += 1
-        else:
-            events.append(event)
-    return events
+    items, start, depth = [], 0, 0
+    for token in _TOKEN.finditer(text):
+        mark = token[0]
+        if mark in ("[", "{"):
+            depth += 1
+            start = token.end() if depth == 1 else start
+        elif mark in ("]", "}"):
+            depth -= 1
+        if (mark == "," and depth == 1) or (mark == "]" and depth == 0):
+            items.append(text[start : token.start()])
+            start = token.end()
+    return items if depth == 0 else [*items, text[start:]]
+
+
+def _judge_text(text: str) -> AnyEvent | OtherEvent | str:
+    try:
+        return _judge(_parse(text))
+    except (ValueError, RecursionError):
+        return "json"
 
 
 def _judge(item: object) -> AnyEvent | OtherEvent | str:
@@ -265,11 +297,11 @@ def _judge(item: object) -> AnyEvent | OtherEvent | str:
     kind = item.get("type")
     if not isinstance(kind, str) or not kind:
         return "type"
-    if kind not in _KINDS:
+    if kind not in _READ:
         return _OTHER
     try:
         event: AnyEvent = msgspec.convert(item, AnyEvent)
-    except (msgspec.ValidationError, RecursionError):
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):  # half a surrogate where no text belongs
         return "field"
     return event
 

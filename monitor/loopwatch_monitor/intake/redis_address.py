@@ -15,7 +15,7 @@ from typing import Any
 
 from loopwatch_monitor.intake.urls import Parts, split
 
-__all__ = ["Address", "Endpoint", "is_redis", "parse_address"]
+__all__ = ["Address", "Endpoint", "is_redis", "make_tls", "parse_address"]
 
 TRANSPORTS = {"redis", "rediss", "sentinel"}
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
@@ -58,8 +58,8 @@ class Address:
 def is_redis(url: str) -> bool:
     """Whether kombu would reach this broker by its Redis transports.
 
-    >>> is_redis("redis+socket:///run/redis.sock"), is_redis("amqp://host")
-    (True, False)
+    >>> is_redis("redis+socket:///run/redis.sock"), is_redis("REDIS://host"), is_redis("amqp://host")
+    (True, True, False)
     """
     return all(_transport(part) in TRANSPORTS for part in url.split(";"))
 
@@ -98,7 +98,7 @@ def parse_address(
 
 
 def _transport(url: str) -> str:
-    return url.partition("://")[0].partition("+")[0]
+    return url.partition("://")[0].partition("+")[0].lower()
 
 
 def _endpoint(url: str, exchange: str, options: Mapping[str, Any], ssl_options: Mapping[str, Any]) -> Endpoint:
@@ -119,7 +119,7 @@ def _endpoint(url: str, exchange: str, options: Mapping[str, Any], ssl_options: 
     return Endpoint(
         host=found.host or "127.0.0.1",
         port=found.port or _PORTS[_transport(url)],
-        tls=_tls(given) if given or found.scheme == "rediss" else None,
+        tls=make_tls(given) if given or found.scheme == "rediss" else None,
         **common,
     )
 
@@ -135,12 +135,15 @@ def _sentinel(url: str, kwargs: Any) -> Endpoint:
         port=found.port or _PORTS["sentinel"],
         username=str(own.get("username") or ""),
         password=str(own.get("password") or ""),
-        tls=_tls({name: value for name, value in own.items() if name.startswith("ssl_")}) if own.get("ssl") else None,
+        tls=make_tls({name: value for name, value in own.items() if name.startswith("ssl_")})
+        if own.get("ssl")
+        else None,
     )
 
 
-def _tls(options: Mapping[str, Any]) -> ssl.SSLContext:
-    """Verifies the server unless told not to. redis-py's names of the options."""
+def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext:
+    """Verifies the server unless told not to. redis-py's names of the options; those that cannot work are a
+    `ValueError`."""
     unknown = options.keys() - {
         *("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"),
         *("ssl_password", "ssl_check_hostname", "ssl_ciphers"),

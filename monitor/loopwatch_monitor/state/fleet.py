@@ -15,12 +15,21 @@ from loopwatch_monitor.state.ledger import Ledger, Now
 from loopwatch_monitor.state.polls import QUEUES, WORKERS, Polls
 from loopwatch_monitor.state.processes import Processes
 from loopwatch_monitor.state.queues import Depth, Queues
-from loopwatch_monitor.state.series import TaskSeries
+from loopwatch_monitor.state.series import FAMILIES, TaskSeries
 from loopwatch_monitor.state.tasks import MAX_TASKS, Tasks
 from loopwatch_monitor.state.totals import Totals
 from loopwatch_monitor.state.workers import Answer, Host, Workers
 
 __all__ = ["Fleet"]
+
+_BOUNDED = tuple(
+    metric.name
+    for metric in catalogue.METRICS
+    if metric.origin == "process"
+    or (metric in FAMILIES and metric.kind == "counter")
+    or metric in (catalogue.WORKER_UP, catalogue.WORKER_INFO, catalogue.WORKER_QUEUE, catalogue.QUEUE_LENGTH)
+)
+"""The families under which facts that find no room are counted. Task histograms share the rows of the counters."""
 
 
 class Fleet:
@@ -58,6 +67,9 @@ class Fleet:
     ) -> None:
         self.labels = labels
         self.ledger = ledger = Ledger()
+        # From the start: `increase` of a series that is born at 1 is 0, and a first drop may be the only one.
+        ledger.events.update(dict.fromkeys(decode.KINDS, 0))
+        ledger.dropped.update(dict.fromkeys(_BOUNDED, 0))
         ledger.malformed.update(dict.fromkeys(decode.REASONS, 0))
         ledger.lost.update(dict.fromkeys(LOST_REASONS, 0))
         ledger.evictions.update({"tasks": 0})
@@ -119,14 +131,20 @@ class Fleet:
             event.hostname = cut(event.hostname)
         fold(event, now)
 
-    def tick(self, now: Now) -> None:
-        """What time alone changes; to be called about once a second."""
+    def excuse(self, seconds: float, now: Now) -> None:
+        """So long nobody could be heard: that time is no silence."""
+        self.workers.excuse(seconds, now)
+        self.processes.excuse(seconds, now)
+
+    def tick(self, now: Now, *, purge: bool = True) -> None:
+        """What time alone changes; to be called about once a second. ``purge``: whether who was silent for long is
+        forgotten."""
         self._fold_due(now)
-        purged = self.workers.tick(now)
+        purged = self.workers.tick(now, purge=purge)
         if purged:
             self.series.drop(purged)
             self.conflicts.drop(purged)
-        for hostname in purged | self.processes.tick(now):
+        for hostname in purged | self.processes.tick(now, purge=purge):
             self._note_queues(hostname)
         self.conflicts.tick(now)
         self.queues.tick()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import TypeVar
 
 from loopwatch.telemetry import catalogue
@@ -25,7 +24,6 @@ Databases = dict[str, tuple[float, float]]
 ALL_SLOTS = "all"
 MAX_ROWS = 20_000
 """Gauges of one process."""
-MAX_DATABASES = 1_000
 # The connections that two slots use at their busiest, they did not use at the same time.
 _HIGHEST = frozenset({catalogue.POOL_CONNECTIONS_PEAK})
 
@@ -93,5 +91,4 @@ def databases(gauges: Gauges) -> Databases:
         for values, value in gauges.get(metric, {}).items():
             if values[place] in database_of:
                 sums[database_of[values[place]]] += value
-    known = islice(dict.fromkeys(database_of.values()), MAX_DATABASES)
-    return {database: (potential[database], used[database]) for database in known}
+    return {database: (potential[database], used[database]) for database in dict.fromkeys(database_of.values())}

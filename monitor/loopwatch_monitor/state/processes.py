@@ -120,6 +120,8 @@ class Processes:
                 self._ledger.dropped[catalogue.WORKER_INFO.name] += 1
                 return
             node = self.nodes[event.hostname] = Node(SnapshotInfo())
+            for reason in catalogue.TELEMETRY_DROP_REASONS:
+                self._totals.add(catalogue.TELEMETRY_DROPPED, (event.hostname, reason), 0)
         boot = node.boots.get(event.boot)
         if boot is not None and event.seq <= boot.seq:
             return
@@ -135,7 +137,13 @@ class Processes:
         if event.info.kind == "process" or event.boot == node.boot or not node.shown:
             self._describe(node, event, now)
 
-    def tick(self, now: Now) -> set[str]:
+    def excuse(self, seconds: float, now: Now) -> None:
+        """So long nobody could be heard."""
+        for node in self.nodes.values():
+            for boot in node.boots.values():
+                boot.seen = min(boot.seen + seconds, now.monotonic)
+
+    def tick(self, now: Now, *, purge: bool = True) -> set[str]:
         """Ends the gauges of silent nodes; forgets nodes that were silent for long and returns their names."""
         purged = set()
         for hostname, node in self.nodes.items():
@@ -147,7 +155,7 @@ class Processes:
                 self._show(node)
             others = (boot.seen for name, boot in node.boots.items() if name != node.boot)
             node.duplicated = node.duplicated and now.monotonic - max(others, default=-patience) < patience
-            if self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
+            if purge and self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
                 purged.add(hostname)
         for hostname in purged:
             node = self.nodes.pop(hostname)
@@ -246,13 +254,15 @@ class Processes:
         for metric, rows in node.gauges.items():
             self._gauge_rows[metric] -= len(rows)
         merged = merge_gauges(node.shown.values())
-        node.gauges, node.databases = {}, databases(merged)
+        node.gauges = {}
         for metric, values in merged.items():
             if self._gauge_rows[metric] + len(values) > MAX_GAUGES:
                 self._ledger.dropped[metric.name] += len(values)
                 continue
             self._gauge_rows[metric] += len(values)
             node.gauges[metric] = [(self._labels.text(metric.labels, own), value) for own, value in values.items()]
+        # Of what found room, or as many databases as all nodes together can name would be shown.
+        node.databases = databases({metric: values for metric, values in merged.items() if metric in node.gauges})
 
 
 def _fits(metric: Metric, own: list[str], value: Value) -> bool:

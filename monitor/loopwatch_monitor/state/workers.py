@@ -148,12 +148,17 @@ class Workers:
             host.worker, host.left, host.up, host.active = True, True, False, 0
         return host
 
-    def tick(self, now: Now) -> set[str]:
+    def excuse(self, seconds: float, now: Now) -> None:
+        """So long nobody could be heard."""
+        for host in self.hosts.values():
+            host.last_seen = min(host.last_seen + seconds, now.monotonic)
+
+    def tick(self, now: Now, *, purge: bool = True) -> set[str]:
         """Marks silent workers as down; returns the hosts that were purged."""
         purged = set()
         for hostname, host in self.hosts.items():
             silent = now.monotonic - host.last_seen
-            if self._purge and silent >= self._purge:
+            if purge and self._purge and silent >= self._purge:
                 purged.add(hostname)
             elif self._timeout and silent >= self._timeout and host.up:
                 host.up, host.active = False, 0

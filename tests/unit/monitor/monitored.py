@@ -54,6 +54,11 @@ class Monitored:
         ((_, value),) = self.series(metric).items()
         return value
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """By family, what found no room; those that dropped nothing are left out."""
+        return {family: count for family, count in self.fleet.ledger.dropped.items() if count}
+
     def heartbeat(self, hostname: str = "w@h", active: int = 0, processed: int = 0) -> None:
         self.fold(decode.WorkerHeartbeat(hostname=hostname, timestamp=0.0, active=active, processed=processed))
 

@@ -42,6 +42,15 @@ POISON = {
     "NaN": (json.dumps(GOOD | {"timestamp": float("nan")}), "field"),
     "a number that no float holds": (json.dumps(GOOD).replace("1.5", "1e999"), "field"),
     "an integer of 5,000 digits": (json.dumps(GOOD).replace("1.5", "9" * 5_000), "field"),
+    "an integer beyond 64 bits": (json.dumps(GOOD | {"type": "worker-heartbeat", "active": 10**30}), "field"),
+    "half a surrogate for a number": (json.dumps(GOOD | {"timestamp": "\ud800"}), "field"),
+    "half a surrogate in an object": (
+        json.dumps(GOOD | {"type": "task-sent", "eta": {"\ud800": 1}, "queue": 1}),
+        "field",
+    ),
+    "half a surrogate for a key": (json.dumps(GOOD | {"\ud800": 1}), "field"),
+    "nested without end": (json.dumps(GOOD).replace("1.5", "[" * 50_000 + "]" * 50_000), "json"),
+    "no value": (json.dumps(GOOD).replace("1.5", ""), "json"),
     "a snapshot without its fields": (json.dumps(GOOD | {"type": EVENT_TYPE}), "field"),
     "a conflict without its fields": (json.dumps(GOOD | {"type": CONFLICT_TYPE}), "field"),
     "a conflict with a number for its message": (

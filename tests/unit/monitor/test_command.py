@@ -63,6 +63,12 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
             "--web.config.file (LOOPWATCH_WEB_CONFIG_FILE): /nowhere.yml: cannot be read: No such file",
         ),
         (["serve"], "unexpected extra argument"),
+        (
+            ["--broker-url", "redis://h", "--broker-ssl-option", "cafile=x"],
+            "--broker-ssl-option (LOOPWATCH_BROKER_SSL_",
+        ),
+        (["--broker-url", "rediss://h?ssl_cafile=x"], "--broker-url (LOOPWATCH_BROKER_URL): the TLS option ssl_cafile"),
+        (["--broker-url", "memory://", "--host", "192.0.2.1"], "--host (LOOPWATCH_HOST): cannot listen on 192.0.2.1"),
     ],
 )
 def test_settings_that_cannot_work(capsys: pytest.CaptureFixture[str], argv: list[str], named: str) -> None:

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.conflict_reports import ConflictReport
-from loopwatch_monitor.hub import MAX_TEXT, Hub
+from loopwatch_monitor.conflict_log import BURST, MAX_TEXT, ConflictLog
+from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake import decode
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.settings import Settings
@@ -132,7 +133,7 @@ def test_series_are_bounded_held_ones_too() -> None:
         monitored.failed(str(number), exception=CLOSED)
     monitored.after(15)
     assert len(seen(monitored)) == 3
-    assert monitored.series(catalogue.MONITOR_SERIES_DROPPED) == {'family="loopwatch_loop_conflicts_total"': 2}
+    assert monitored.dropped == {"loopwatch_loop_conflicts_total": 2}
 
 
 def test_a_conflict_that_is_reported_whole_is_logged_and_not_counted_again() -> None:
@@ -161,3 +162,19 @@ def test_a_conflict_that_is_reported_whole_is_logged_and_not_counted_again() -> 
     page = hub.page().decode()
     assert "loopwatch_loop_conflicts_total{" not in page
     assert 'loopwatch_monitor_events_total{event="loopwatch-conflict"} 1' in page
+
+
+def test_a_flood_of_reports_does_not_flood_the_log() -> None:
+    now = 0.0
+    log = ConflictLog(texts=False, clock=lambda: now)
+    report = decode.ConflictReport(
+        hostname="h", timestamp=0.0, version=1, conflict_kind="k", resource="r", source="s", message="m"
+    )
+    with capture_logs() as logged:
+        for _ in range(BURST + 7):
+            log(report)
+        assert len(logged) == BURST
+        now = 1.0
+        log(report)
+        log(report)
+    assert [line.get("left_out_before") for line in logged[-2:]] == [None, 7]

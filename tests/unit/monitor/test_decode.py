@@ -39,11 +39,25 @@ def test_poison_between_two_good_events_costs_neither(body: str, reason: str) ->
     assert malformed == {reason: 1}
 
 
-@pytest.mark.parametrize("body", [b"", b"   ", b"{", b"[1,", b"\x80\x04\x95pickle", b"[" * 100_000, b"not json"])
+@pytest.mark.parametrize("body", [b"", b"   ", b"{", b"[", b"\x80\x04\x95pickle", b"[" * 100_000, b"not json"])
 def test_what_is_not_json_is_counted(body: bytes) -> None:
     malformed: Counter[str] = Counter()
     assert decode(body, malformed) == []
     assert malformed == {"json": 1}
+
+
+def test_of_a_message_that_is_cut_off_the_whole_events_are_read() -> None:
+    malformed: Counter[str] = Counter()
+    body = json.dumps([GOOD | {"uuid": '",]}[{\\'}, GOOD, GOOD])[:-9].encode()
+    assert [event.uuid for event in decode(body, malformed)] == ['",]}[{\\', "1"]  # type: ignore[union-attr]
+    assert malformed == {"json": 1}
+
+
+@pytest.mark.parametrize("number", ["9" * 25, "9" * 309, "9" * 5_000])
+def test_no_number_comes_in_that_prometheus_cannot_read(number: str) -> None:
+    """It takes one for infinite, and refuses the whole page."""
+    body = json.dumps(GOOD | {"type": "worker-heartbeat", "active": "it"}).replace('"it"', number)
+    assert all(event.active is None for event in decode(body.encode(), Counter()))  # type: ignore[union-attr]
 
 
 ODD_BUT_GOOD = {

@@ -140,11 +140,13 @@ def test_whatever_comes_nothing_raises_bounds_hold_and_no_counter_falls(steps: l
     order = data.draw(st.lists(st.integers(0, max(len(steps) - 1, 0)), max_size=2 * len(steps)))
     monitored = tiny(purge=0)
     tables = Samples(monitored.fleet, version="1").tables
+    at_first = {*monitored.fleet.ledger.dropped}
     before: dict[tuple[str, str], Value] = {}
     for place in order:
         take(monitored, steps[place])
         for table, (entries, limit) in tables().items():
             assert entries <= limit, table
+        assert monitored.fleet.ledger.dropped.keys() == at_first, "a drop may be the only one: its counter begins at 0"
         now = counters(monitored)
         for key, value in before.items():
             assert not fell(value, now[key]), key

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
 
 import pytest
 
+from loopwatch.telemetry.wire import EVENT_TYPE, NodeInfo, NodeSnapshot
 from loopwatch_monitor.hub import _PAUSES, Hub
 from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.ledger import Now
+from tests.unit.monitor.monitored import batch
 
 
 def test_an_intake_need_not_wait_while_a_page_is_made() -> None:
@@ -58,3 +61,41 @@ def test_a_page_gives_way_to_a_flood_of_events_but_not_for_ever(monkeypatch: pyt
     monkeypatch.setattr(time, "sleep", sleep)
     assert b"loopwatch_monitor_broker_up 1\n" in hub.page()
     assert waits == pauses
+
+
+@pytest.mark.parametrize("cut_off", [True, False], ids=["a broker that is away", "a monitor that is stopped"])
+def test_nobody_is_forgotten_for_what_we_could_not_hear(cut_off: bool) -> None:
+    status, now = BrokerStatus(), 0.0
+    hub = Hub(Settings(broker_url="memory://"), status=status, version="1", clock=lambda: Now(now, 1e9 + now))
+    status.connected()
+    said = {"hostname": "w@h", "timestamp": 1e9}
+    snapshot = NodeSnapshot("boot", 1, 5.0, NodeInfo(), {"loop_stalls_total": {(): 3}}, {}).to_fields()
+    hub.receive(
+        batch(
+            json.dumps([said | {"type": "task-started", "uuid": "1"}, said | {"type": EVENT_TYPE} | snapshot]).encode()
+        )
+    )
+    hub.receive(batch(json.dumps(said | {"type": "worker-heartbeat"}).encode()))
+
+    def passes(seconds: int) -> str:
+        nonlocal now
+        for _ in range(seconds // 5):
+            now += 5
+            hub.tick()
+        return hub.page().decode()
+
+    def shown(page: str) -> list[bool]:
+        names = ('celery_worker_up{hostname="w@h"}', "celery_task_started_total{", "loopwatch_loop_stalls_total{")
+        return [name in page for name in names]
+
+    assert shown(passes(10)) == [True, True, True]
+    if cut_off:
+        status.disconnected()
+        page = passes(2_000)
+        assert shown(page) == [True, True, True]
+        assert 'celery_worker_up{hostname="w@h"} 0\n' in page
+        status.connected()
+    else:
+        now += 2_000
+    assert shown(passes(500)) == [True, True, True]
+    assert shown(passes(100)) == [False, False, False]

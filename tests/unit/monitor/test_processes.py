@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.wire import Table
+from loopwatch_monitor.state import processes
 from loopwatch_monitor.state.processes import MAX_BOOTS
 from tests.unit.monitor.monitored import WALL, Monitored
 
@@ -39,6 +43,24 @@ def test_counters_are_exposed_with_their_node_and_born_at_0() -> None:
     assert monitored.series(catalogue.ENGINES_CREATED) == {'hostname="w@h",pool="main"': 0}
     monitored.snapshot(2, counters=created(5))
     assert monitored.series(catalogue.ENGINES_CREATED) == {'hostname="w@h",pool="main"': 5}
+
+
+def test_what_was_dropped_is_told_at_0_from_the_first_snapshot_on() -> None:
+    monitored = Monitored()
+    monitored.snapshot(1)
+    assert set(monitored.series(catalogue.TELEMETRY_DROPPED).values()) == {0}
+    monitored.snapshot(2, counters={"telemetry_dropped_total": {("broker",): 1}})
+    told = monitored.series(catalogue.TELEMETRY_DROPPED)
+    assert told.pop('hostname="w@h",reason="broker"') == 1
+    assert [*told.values()] == [0] * (len(catalogue.TELEMETRY_DROP_REASONS) - 1)
+
+
+def test_all_reasons_for_which_the_library_drops_are_known() -> None:
+    """Also those of a gauge's source, and of a datagram, that no test has."""
+    source = "".join(path.read_text() for path in Path(loopwatch.__file__).parent.rglob("*.py"))
+    assert {*re.findall(r'TELEMETRY_DROPPED, \("(\w+)",\)', source)} == {*catalogue.TELEMETRY_DROP_REASONS}
+    for reason in catalogue.TELEMETRY_DROP_REASONS:
+        assert reason in catalogue.TELEMETRY_DROPPED.help
 
 
 def test_a_restarted_node_goes_on_where_it_was() -> None:
@@ -151,11 +173,11 @@ def test_a_row_that_is_not_what_its_family_says_is_counted_and_costs_no_other(ta
 
 def test_series_of_one_family_are_bounded() -> None:
     monitored = Monitored()
-    monitored.fleet.totals.limit = 2
-    table: Table = {catalogue.ENGINES_CREATED.wire_name: {(f"p{number}",): 1 for number in range(5)}}
+    monitored.fleet.totals.limit = 20
+    table: Table = {catalogue.ENGINES_CREATED.wire_name: {(f"p{number}",): 1 for number in range(23)}}
     monitored.snapshot(counters=table)
-    assert len(monitored.series(catalogue.ENGINES_CREATED)) == 2
-    assert monitored.series(catalogue.MONITOR_SERIES_DROPPED) == {'family="loopwatch_engines_created_total"': 3}
+    assert len(monitored.series(catalogue.ENGINES_CREATED)) == 20
+    assert monitored.dropped == {"loopwatch_engines_created_total": 3}
 
 
 def test_nodes_are_bounded() -> None:
@@ -164,10 +186,20 @@ def test_nodes_are_bounded() -> None:
     for number in range(5):
         monitored.snapshot(hostname=f"w{number}@h")
     assert len(monitored.series(catalogue.WORKER_SNAPSHOT_AGE)) == 2
-    assert monitored.series(catalogue.MONITOR_SERIES_DROPPED) == {'family="loopwatch_worker_info"': 3}
+    assert monitored.dropped == {"loopwatch_worker_info": 3}
 
 
 # -------------------------------------------------------------------------------------------------- gauges
+def test_databases_are_bounded_as_the_pools_are_that_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MAX_GAUGES", 3)
+    monitored = Monitored()
+    for number in range(5):
+        info: Table = {catalogue.POOL_INFO.wire_name: {("main", "sqlalchemy", f"db{number}"): 1}}
+        monitored.snapshot(hostname=f"w{number}@h", gauges={0: info})
+    assert [*monitored.series(catalogue.DATABASE_CONNECTIONS_USED)] == [f'database="db{number}"' for number in range(3)]
+    assert monitored.dropped == {"loopwatch_pool_info": 2}
+
+
 def test_gauges_are_by_slot_or_merged_over_slots() -> None:
     monitored = Monitored()
     monitored.snapshot(gauges={0: pool(used=1), 1: pool(used=4)})

@@ -44,7 +44,7 @@ def test_queues_are_bounded_and_refusals_are_counted() -> None:
         monitored.sent(str(number), queue=f"q{number}")
     monitored.sent("long", queue="q" * 300)
     assert set(by_queue(monitored, catalogue.QUEUE_OLDEST_TASK)) == {"q0", "q1"}
-    assert monitored.series(catalogue.MONITOR_SERIES_DROPPED) == {'family="celery_queue_length"': 3}
+    assert monitored.dropped == {"celery_queue_length": 3}
 
 
 def test_workers_and_processes_of_each_queue() -> None:

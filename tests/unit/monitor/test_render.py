@@ -250,11 +250,10 @@ def test_the_prefix_is_that_of_celerys_metrics_alone() -> None:
     assert not [name for name in names if name.startswith("celery_")]
 
 
-def test_static_labels_are_on_every_series_of_ours() -> None:
-    page = everything(static_labels={"env": 'pro"d'}).page()
-    for name, labels in samples(page):
-        if name.startswith(("celery_", "loopwatch_")):
-            assert ("env", 'pro"d') in labels
+def test_static_labels_are_on_every_series() -> None:
+    hub = everything(static_labels={"env": 'pro"d'})
+    for _, labels in [*samples(hub.page()), *samples(hub.page()), *openmetrics(hub)]:
+        assert ("env", 'pro"d') in labels
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "a\u2028b", "a\\nb", "ü", "{}", 'x",y="'])
