@@ -1,0 +1,35 @@
+"""How the unit tests run: Hypothesis without a clock, and the files that take longest first."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine under load is slow, and nothing here asserts how fast it is. Built upon the profile that is in force: in CI,
+# Hypothesis chooses one of its own.
+settings.register_profile("loopwatch", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loopwatch")
+
+# A test process takes a file at a time: one of these, begun last, would keep the others waiting.
+LONGEST_FIRST = (
+    "test_loop_lag.py",
+    "test_soft_limit.py",
+    "test_readme.py",
+    "test_per_loop_machine.py",
+    "test_pictures.py",
+    "test_wire.py",
+    "test_cli.py",
+    "test_channel.py",
+    "test_render.py",
+    "test_fold_fuzz.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Only the order of the unit tests among each other changes."""
+    places = [place for place, item in enumerate(items) if item.path.is_relative_to(__file__.rpartition("/")[0])]
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    ordered = sorted((items[place] for place in places), key=lambda item: rank.get(item.path.name, len(rank)))
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
