@@ -10,7 +10,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count, cycle
+from itertools import count
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import psycopg
 import pymysql  # type: ignore[import-untyped]  # it ships no types
 import pytest
-import redis
 
 from app.demo.servers import Server, ServerMissingError, start_postgres, start_redis
 from tests.mariadb import start_mariadb
@@ -27,7 +26,7 @@ from tests.rabbitmq import VHOSTS, RabbitMQ, start_rabbitmq
 pytest_plugins = ["tests.promtool"]
 
 _database_numbers = count(1)
-_redis_numbers = cycle(range(1, 16))
+_redis_numbers = count(1)
 _vhosts = iter(range(VHOSTS))
 
 
@@ -94,7 +93,7 @@ def mariadb_url(mariadb_server: Server) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
     """A Redis; tests want `redis_url`."""
-    with _running(start_redis) as server:
+    with _running(lambda directory: start_redis(directory, databases=2_000)) as server:
         yield server
 
 
@@ -109,11 +108,8 @@ def own_redis() -> Iterator[Server]:
 
 @pytest.fixture
 def redis_url(redis_server: Server) -> str:
-    """An empty Redis database with a number of its own: ``redis://...``."""
-    url = redis_server.url.removesuffix("/0") + f"/{next(_redis_numbers)}"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    return url
+    """An empty Redis database, whose number nobody has used: ``redis://...``."""
+    return redis_server.url.removesuffix("/0") + f"/{next(_redis_numbers)}"
 
 
 @pytest.fixture(scope="session")
