@@ -5,10 +5,11 @@ A server that is missing skips the tests that need it on a laptop and fails them
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -28,6 +29,18 @@ pytest_plugins = ["tests.promtool"]
 _database_numbers = count(1)
 _redis_numbers = count(1)
 _vhosts = iter(range(VHOSTS))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports every test while the garbage collector rests, and keeps it from what they are made of for good: to look
+    at that again and again is a quarter of the time that it takes, and more of the tests'."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class _Closable(Protocol):
