@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
 
 # A machine under load is slow, and nothing here asserts how fast it is. Built upon the profile that is in force: in CI,
 # Hypothesis chooses one of its own.
@@ -28,7 +32,7 @@ LONGEST_FIRST = (
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Only the order of the unit tests among each other changes."""
-    places = [place for place, item in enumerate(items) if item.path.is_relative_to(__file__.rpartition("/")[0])]
+    places = [place for place, item in enumerate(items) if item.path.is_relative_to(HERE)]
     rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
     ordered = sorted((items[place] for place in places), key=lambda item: rank.get(item.path.name, len(rank)))
     for place, item in zip(places, ordered, strict=True):
