@@ -68,6 +68,12 @@ def test_no_datagram_is_longer_than_it_may_be(snapshot: ChildSnapshot) -> None:
         assert len(datagram) <= 1000 or sum(len(family) for table in rows for family in table.values()) == 1
 
 
+def test_a_name_is_as_long_as_it_is_written() -> None:
+    """Escaped, a character may take twelve bytes."""
+    snapshot = ChildSnapshot(1, "n", 0, 1, {"\U00010000" * 15 + f"{number}": {(): number} for number in range(40)})
+    assert all(len(datagram) <= 1000 for datagram in wire.encode_child(snapshot, 1000))
+
+
 @few
 @given(st.binary())
 def test_foreign_bytes_are_refused(data: bytes) -> None:
