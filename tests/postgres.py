@@ -35,7 +35,7 @@ def sessions(database_url: str, where: str = "true") -> int:
     return len(states(database_url, where))
 
 
-def eventually_sessions(database_url: str, expected: int, where: str = "true", deadline: float = 5.0) -> int:
+def eventually_sessions(database_url: str, expected: int, where: str = "true", deadline: float = 30.0) -> int:
     """The number of sessions once it is the expected one, or what it is after ``deadline`` seconds."""
     end = time.monotonic() + deadline
     while (found := sessions(database_url, where)) != expected and time.monotonic() < end:
@@ -44,10 +44,12 @@ def eventually_sessions(database_url: str, expected: int, where: str = "true", d
 
 
 def terminate_sessions(database_url: str) -> int:
-    """Ends every other session of the database, as a failover would; returns how many."""
-    with psycopg.connect(plain(database_url), autocommit=True) as connection:
+    """Ends every other session of the database, as a failover would; returns how many. They are gone when it returns:
+    a session that has been told to end may still answer."""
+    with psycopg.connect(plain(database_url), autocommit=True, application_name=_OBSERVER) as connection:
         rows = connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name <> %s AND backend_type = 'client backend'",
+            [_OBSERVER],
         ).fetchall()
     return len(rows)

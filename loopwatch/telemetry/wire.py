@@ -150,7 +150,7 @@ def encode_child(snapshot: ChildSnapshot, limit: int = MAX_DATAGRAM) -> list[byt
     parts: list[tuple[dict[str, Rows], dict[str, Rows]]] = []
     room = 0
     for kind, family, row in _rows(snapshot):
-        size = len(json.dumps(row)) + len(family) + 8
+        size = len(json.dumps(row)) + len(json.dumps(family)) + 6
         if size > room:
             parts.append(({}, {}))
             room = limit - 200  # the head: pid, nonce, slot, sequence, part numbers

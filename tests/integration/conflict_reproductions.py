@@ -314,7 +314,7 @@ def httpx_limit_reached(url: str) -> None:
 def httpx_limit_reached_without_a_waiter(url: str) -> None:
     import httpx
 
-    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=1), timeout=0.2)
+    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(30, pool=0.2))
 
     async def begin() -> Any:
         return await client.send(client.build_request("GET", url), stream=True)

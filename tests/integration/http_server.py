@@ -51,7 +51,7 @@ class HTTPServer:
         assert self._runner.server is not None
         return len(self._runner.server.connections)
 
-    def become(self, number: int, seconds: float = 10) -> bool:
+    def become(self, number: int, seconds: float = 30) -> bool:
         """Waits until there are so many; the server notices a closed socket a little later."""
         deadline = time.monotonic() + seconds
         while self.connections() != number and time.monotonic() < deadline:
@@ -126,7 +126,7 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[HTTPServer]:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield started[0]
     finally:

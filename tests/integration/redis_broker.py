@@ -11,15 +11,16 @@ from pathlib import Path
 
 import redis
 
-from app.demo.servers import Server, free_port
+from app.demo.servers import Server
 from tests.integration.monitor_process import until
+from tests.ports import server_port
 
 
 class Broker:
     """The server. ``options``: as on the command line of ``redis-server``, without the dashes."""
 
     def __init__(self, binary: Path, directory: Path, **options: str) -> None:
-        self.port = free_port()
+        self.port = server_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._binary = binary
         common = {"bind": "127.0.0.1", "port": str(self.port), "save": "", "dir": str(directory)}

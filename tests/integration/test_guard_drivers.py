@@ -57,7 +57,7 @@ class Owner:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self.begin(coroutine).result(20)
+        return self.begin(coroutine).result(60)
 
     def begin(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
@@ -96,7 +96,7 @@ def misuse(use: Callable[[], Coroutine[Any, Any, Any]]) -> loopwatch.LoopConflic
     """What another loop gets for it; that a deadline is needed would be the disease."""
 
     async def run() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await use()
 
     with pytest.raises(loopwatch.LoopConflictError) as refused:
@@ -129,7 +129,7 @@ def test_clear_errors_while_the_owners_statement_is_under_way(driver: str, url: 
         began.wait(20)
         error = misuse(use)
         assert (error.resource, error.kind) == (driver, "cross_loop")
-        assert working.result(20) == [1, 1, 1]
+        assert working.result(60) == [1, 1, 1]
     assert STATS.value(catalogue.LOOP_CONFLICTS, labels) == before + 30
     owner.run(session.close())
 

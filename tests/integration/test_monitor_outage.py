@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.demo.servers import Server, free_port
+from app.demo.servers import Server
 from tests.integration.monitor_hub import emit
 from tests.integration.monitor_process import MONITOR, Monitor, running_monitor, until
 from tests.integration.redis_broker import Broker, running_broker
+from tests.ports import refusing_port
 
 
 @pytest.fixture
@@ -38,8 +39,9 @@ def connected(monitor: Monitor, up: bool) -> None:
 
 
 def test_a_broker_that_is_not_there_at_the_start_is_one_line_and_exit_code_2() -> None:
-    command = [*MONITOR, "--broker-url", f"redis://:secret@127.0.0.1:{free_port()}/0"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    with refusing_port() as port:
+        command = [*MONITOR, "--broker-url", f"redis://:secret@127.0.0.1:{port}/0"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert "--broker-url" in line

@@ -34,6 +34,7 @@ def send(broker: str, name: str, queue: str, number: int = 1, *, sent_event: boo
             app.send_task(name, queue=queue, priority=priority)
 
 
+@pytest.mark.timeout(300)
 def test_a_page_under_load_and_the_scrapes_cost(redis_url: str, tmp_path: Path) -> None:
     with (
         running_monitor(redis_url, tmp_path, "-Q", "forgotten") as monitor,
@@ -49,6 +50,7 @@ def test_a_page_under_load_and_the_scrapes_cost(redis_url: str, tmp_path: Path) 
         until(
             lambda: monitor.series("celery_active_process_count") == {("logs",): 4, ("content",): 2, ("forgotten",): 0},
             "the workers' answers",
+            seconds=150,  # they are asked each minute: an answer that came too late for one question is the next one's
         )
         until(lambda: monitor.value("celery_task_retried_total") == 5, "the retries")
         until(lambda: monitor.value("celery_task_succeeded_total") == 5, "the successes")
@@ -91,6 +93,7 @@ def complaints_of_promtool(page: str) -> set[str]:
     return {line.split()[0] for line in complaints}
 
 
+@pytest.mark.timeout(300)
 def test_a_page_on_rabbitmq_has_them_all(rabbitmq_url: str, tmp_path: Path) -> None:
     with (
         running_monitor(rabbitmq_url, tmp_path) as monitor,
@@ -99,7 +102,8 @@ def test_a_page_on_rabbitmq_has_them_all(rabbitmq_url: str, tmp_path: Path) -> N
         for name in ("ok", "bad", "again"):
             send(rabbitmq_url, name, "logs", 5)
         until(lambda: monitor.series("celery_active_consumer_count") == {("logs",): 1}, "the queue's consumers")
-        until(lambda: monitor.series("celery_active_process_count") == {("logs",): 2}, "the worker's answer")
+        counted = {("logs",): 2}
+        until(lambda: monitor.series("celery_active_process_count") == counted, "the worker's answer", seconds=150)
         until(lambda: monitor.value("celery_task_failed_total") == 10, "the failures")
         until(lambda: monitor.value("celery_task_succeeded_total") == 5, "the successes")
         page = monitor.get("/metrics")[2]

@@ -36,6 +36,7 @@ from loopwatch_monitor.state.workers import Answer
 from tests.integration.monitor_hub import wrapped
 from tests.integration.monitor_process import DEADLINE, running_monitor, running_worker, until
 from tests.integration.redis_broker import running_broker
+from tests.ports import refusing_port
 
 
 def ask(url: str, **options: Any) -> Questions:
@@ -132,7 +133,8 @@ def test_a_queue_that_we_may_not_see_is_left_out_and_a_broker_that_tells_nothing
         rights = ("~*.reply.celery.pidbox", "&/0.celery.pidbox", "+publish", "+del", "+rpush", "+expire", "+lpop")
         broker.do("ACL", "SETUSER", "watcher", *rights)
         with answering(broker.url, "w@h"):
-            assert questions.workers() == {"w@h": Answer(("logs",), 3, 5)}
+            # A question ends two seconds after the last answer, and the second of the two may take longer.
+            until(lambda: questions.workers() == {"w@h": Answer(("logs",), 3, 5)}, "both answers")
 
 
 def test_options_that_cannot_work_are_said(redis_url: str) -> None:
@@ -161,19 +163,20 @@ def test_workers_tell_their_queues_and_processes(redis_url: str, tmp_path: Path)
     with running_worker(redis_url, tmp_path, "one@here", "logs,content"):
         with sender(redis_url) as app:
             app.send_task("ok", queue="logs")
-        found: dict[str, Answer] = {}
 
         def answered() -> bool:
-            found.update(ask(redis_url).workers())
-            return bool(found) and found["one@here"].processed == 1
+            answer = ask(redis_url).workers().get("one@here", Answer())
+            return (sorted(answer.queues or ()), answer.processes, answer.processed) == (["content", "logs"], 2, 1)
 
-        until(answered, "the worker's answer")
-        answer = found["one@here"]
-        assert answer.queues is not None
-        assert (sorted(answer.queues), answer.processes) == (["content", "logs"], 2)
+        until(answered, "the worker's whole answer")
         polls = make_polls(settings, hub)
-        for poll in reversed(polls):
-            poll.ask()
+
+        def told() -> bool:
+            for poll in reversed(polls):
+                poll.ask()
+            return 'celery_active_process_count{queue_name="content"} 2\n' in hub.page().decode()
+
+        until(told, "the worker's whole answer on the page")
     page = hub.page().decode()
     for line in (
         'celery_active_worker_count{queue_name="logs"} 1',
@@ -191,22 +194,25 @@ def test_workers_tell_their_queues_and_processes(redis_url: str, tmp_path: Path)
 def test_kombus_channels_keys_and_database(redis_url: str, options: dict[str, Any]) -> None:
     """Nothing is left behind but a list that expires; answers that come late would be in it."""
     options = {"global_keyprefix": "shop:", **options}
-    found: dict[str, Answer] = {}
+    tries = []
 
     def answered() -> bool:
-        found.update(ask(redis_url, **options).workers())
-        return bool(found)
+        tries.append(ask(redis_url, **options))
+        return tries[-1].workers() == {"w@h": Answer(("logs",), 3, 5)}
 
     with answering(redis_url, "w@h", **options):
-        until(answered, "the answer")
-        assert found == {"w@h": Answer(("logs",), 3, 5)}
+        until(answered, "both answers")
         assert ask(redis_url).workers() == {}
     with redis.Redis.from_url(redis_url) as client:
         left = {key for key in client.scan_iter() if not key.startswith(b"shop:_kombu.binding.celery.pidbox")}
         assert {key.endswith(b".reply.celery.pidbox") for key in left} == {True}
-        assert {(client.llen(key), client.ttl(key) > 0) for key in left} == {(1, True)}
+        assert {client.ttl(key) > 0 for key in left} == {True}
+        # Of the tries before the last, answers that came too late.
+        assert len(left) == len(tries) + 1
+        assert sum(client.llen(key) == 1 for key in left) >= 2
 
 
+@pytest.mark.timeout(240)
 def test_a_monitor_on_redis_is_small_and_carries_neither_celery_nor_redis_py(redis_url: str, tmp_path: Path) -> None:
     program = (
         sys.executable,
@@ -218,7 +224,8 @@ def test_a_monitor_on_redis_is_small_and_carries_neither_celery_nor_redis_py(red
         running_monitor(redis_url, tmp_path, "--queues", "idle", program=program) as monitor,
     ):
         asked = {"celery_worker_up": {("w@h",): 1.0}, "celery_queue_length": {("idle",): 0.0, ("logs",): 0.0}}
-        until(lambda: all(monitor.series(name) == told for name, told in asked.items()), "both answers")
+        # The workers are asked each minute: what came too late for the first question is the second one's.
+        until(lambda: all(monitor.series(name) == told for name, told in asked.items()), "both answers", seconds=150)
         resident = monitor.value("process_resident_memory_bytes")
     modules = {name.partition(".")[0] for name in monitor.log.read_text().splitlines()[-1].split()}
     assert {"loopwatch_monitor", "aiohttp", "hiredis"} <= modules
@@ -287,9 +294,8 @@ def test_consumers_on_rabbitmq(rabbitmq_url: str, tmp_path: Path) -> None:
 
 
 def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> None:
-    with socket.socket() as nobody:  # bound, not listening: a connection is refused
-        nobody.bind(("127.0.0.1", 0))
-        url = f"redis://:secret@127.0.0.1:{nobody.getsockname()[1]}/0"
+    with refusing_port() as port:
+        url = f"redis://:secret@127.0.0.1:{port}/0"
         hub = Hub(Settings(broker_url=url), status=BrokerStatus(), version="1")
         hub.measured({"q": Depth(3)})
         queues, workers = make_polls(Settings(broker_url=url), hub)
@@ -346,5 +352,5 @@ def test_a_new_worker_is_asked_soon() -> None:
         hurry=lambda: bool(strangers),
     )
     poll.start()
-    until(lambda: len(asked) == 2, "the second question")
+    until(lambda: len(asked) >= 2, "the second question")
     poll.close()

@@ -22,7 +22,7 @@ from tests.integration.monitor_process import MONITOR, Monitor, running_monitor,
 
 PASSWORD = "s3cr3t/p:ss w&rd"
 PAGES = ("/", "/metrics", "/health", "/ready", "/live", "/nowhere")
-SOON = 15.0
+SOON = 40.0
 """Seconds. It takes a fraction of one; what it must not wait for (a client, aiohttp's own 60) takes longer."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis, RedisError
 
-from app.demo.servers import Server, free_port
+from app.demo.servers import Server
 from benchmarks.loss import burst
 from benchmarks.stream import envelopes
 from loopwatch_monitor.command import make_intake
@@ -27,6 +27,7 @@ from tests.integration.certificates import self_signed
 from tests.integration.monitor_hub import consuming, emit
 from tests.integration.monitor_process import running_monitor, until
 from tests.integration.redis_broker import Broker, redis_program, running_broker
+from tests.ports import refusing_port, server_port
 
 RECEIVED = "celery_task_received_total{"
 
@@ -73,7 +74,7 @@ def test_another_exchange_and_only_that(redis_url: str) -> None:
 
 def test_another_database_is_not_listened_to(redis_url: str) -> None:
     number = int(redis_url.rpartition("/")[2])
-    other = f"{redis_url.rpartition('/')[0]}/{number % 15 + 1}"
+    other = f"{redis_url.rpartition('/')[0]}/{number + 1}"
     with consuming(redis_url) as monitor:
         emit(other, 5)
         emit(redis_url, 3)
@@ -111,7 +112,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tls_port(redis_server: Server, tmp_path: Path, certificate: Path) -> Iterator[int]:
-    port = free_port()
+    port = server_port()
     files = dict.fromkeys(("tls_cert_file", "tls_key_file", "tls_ca_cert_file"), str(certificate))
     with running_broker(redis_server, tmp_path, tls_port=str(port), **files):
         yield port
@@ -147,9 +148,10 @@ def test_tls_that_is_refused(tls_port: int, query: str, error: str) -> None:
 
 def test_several_servers(redis_url: str) -> None:
     """The first does not answer."""
-    several = f"redis://127.0.0.1:{free_port()};{redis_url}"
-    comes_through(several, sender=redis_url)
-    assert depth(several) == Depth(0)
+    with refusing_port() as port:
+        several = f"redis://127.0.0.1:{port};{redis_url}"
+        comes_through(several, sender=redis_url)
+        assert depth(several) == Depth(0)
 
 
 def test_a_burst_is_drained_whole(redis_server: Server, tmp_path: Path) -> None:
@@ -208,26 +210,36 @@ class Sentinels:
         (directory / "a").mkdir()
         (directory / "b").mkdir()
         program = redis_program(server)
-        self.master = Broker(program, directory / "a")
+        self.master = Broker(program, directory / "a", repl_diskless_sync_delay="0")
         self.replica = Broker(program, directory / "b", replicaof=f"127.0.0.1 {self.master.port}")
-        self.port = free_port()
-        self.url = f"sentinel://127.0.0.1:{free_port()};sentinel://127.0.0.1:{self.port}"
+        self.port = server_port()
+        self.url = f"sentinel://127.0.0.1:{server_port()};sentinel://127.0.0.1:{self.port}"
         self._settings = directory / "sentinel.conf"
         self._command = ["redis-sentinel", str(self._settings), "--sentinel"]
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts all three, and waits until the sentinel knows the replica."""
+        """Starts all three, and waits until the replica has its copy and the sentinel knows of it."""
         self.master.start()
         self.replica.start()
+        until(self._copied, "the replica's copy")
         self._settings.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self._settings.parent}\n"
             f"sentinel monitor main 127.0.0.1 {self.master.port} 1\n"
-            "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+            "sentinel down-after-milliseconds main 60000\nsentinel failover-timeout main 5000\n"
         )
         self._process = subprocess.Popen(self._command, executable=self._program, stdout=subprocess.DEVNULL)
         until(lambda: self.asked("REPLICAS", "main") not in (None, []), "the sentinel to know the replica")
+
+    def _copied(self) -> bool:
+        told = self.replica.do("INFO", "replication")
+        return isinstance(told, dict) and told["master_link_status"] == "up"
+
+    def lose_the_master(self) -> None:
+        """Kills it. Until now the sentinel was patient, as a master that had to wait for a processor is not lost."""
+        assert self.asked("SET", "main", "down-after-milliseconds", "1000")
+        self.master.kill()
 
     def asked(self, *command: str) -> Any:
         """The sentinel's answer, None while there is none."""
@@ -264,7 +276,8 @@ def test_a_failover_by_sentinels(sentinels: Sentinels, tmp_path: Path) -> None:
         sentinels.master.do("LPUSH", "logs", "m")
         assert depth(sentinels.url, master_name="main") == Depth(1)
         until(lambda: monitor.value("celery_task_received_total") == 3, "3 events")
-        sentinels.master.kill()
+        until(lambda: sentinels.replica.do("LLEN", "logs") == 1, "the replica to have the task")
+        sentinels.lose_the_master()
         until(lambda: monitor.value("loopwatch_monitor_reconnects_total") == 1, "the loss")
         assert monitor.value("celery_task_received_total") == 3
         until(lambda: monitor.value("loopwatch_monitor_broker_up") == 1, "the new master")

@@ -269,7 +269,7 @@ async def test_the_rate_limit(tmp_path: Path) -> None:
     async with serving(config(tmp_path, "rate_limit: {interval: 1h, burst: 2}")) as client:
         found = [await client.get("/live") for _ in range(3)]
     assert [one.status for one in found] == [200, 200, 429]
-    assert found[-1].headers["retry-after"] == "3600"
+    assert 3500 < int(found[-1].headers["retry-after"]) <= 3600  # some of the hour may have gone by
 
 
 # ------------------------------------------------------------------------------------------------------ TLS
@@ -414,8 +414,9 @@ async def test_a_client_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPa
         writer.close()
 
 
-async def test_pages_that_are_not_read_are_not_piled_up() -> None:
+async def test_pages_that_are_not_read_are_not_piled_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is another page, as it asks for other families; who reads gets his."""
+    monkeypatch.setattr(server, "SEND_SECONDS", 1000.0)  # they are ended for their number, not for their slowness
 
     def pieces(form: Format, names: frozenset[str]) -> Iterator[bytes]:
         yield from [b"#" * 1_000_000] * 30

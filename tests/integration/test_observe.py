@@ -61,7 +61,7 @@ def owner() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def on(loop: asyncio.AbstractEventLoop, coroutine: object) -> object:
-    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(20)  # type: ignore[arg-type]
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)  # type: ignore[arg-type]
 
 
 def test_what_another_loop_is_handed_is_counted_and_nothing_else_changes(

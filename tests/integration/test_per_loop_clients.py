@@ -15,6 +15,7 @@ import uvloop
 
 from loopwatch import PerLoop
 from loopwatch.per_loop import sweep
+from tests.acceptance.workers import wait_until
 from tests.integration.clients import Use, fetch, make_pools, make_sessions, query
 from tests.integration.http_server import HTTPServer, serve
 from tests.postgres import eventually_sessions, plain
@@ -39,7 +40,7 @@ def test_however_a_loop_ends_nothing_is_left(
     before = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # asyncio and aiohttp tell of what was closed under them
-        for number in range(6):
+        for _ in range(6):
             loop = new()
             for things, use in clients:
                 loop.run_until_complete(use(things, http.url))
@@ -55,7 +56,8 @@ def test_however_a_loop_ends_nothing_is_left(
                 gc.enable()
             gc.collect()
             before = before or descriptors()
-            assert number == 0 or descriptors() <= before
+            # The server's own end of a connection, in this process, is closed a moment after it has left its list.
+            wait_until(lambda before=before: descriptors() <= before, descriptors)  # type: ignore[misc]
 
 
 def test_a_session_of_a_loop_that_lives_is_not_used_by_another(http: HTTPServer) -> None:

@@ -180,7 +180,7 @@ UNDER_PYTEST = """
     seen = {}
 
     def note(name):
-        seen.setdefault(name, set()).add(id(things.get()))
+        seen.setdefault(name, set()).add(things.get())  # itself: an id is used again
 
     async def test_function_1(): note("function")
     async def test_function_2(): note("function")
@@ -201,7 +201,8 @@ UNDER_PYTEST = """
     async def test_anyio(): note("anyio")
 
     def test_values_were_as_long_lived_as_their_loops():
-        assert {name: len(ids) for name, ids in seen.items()} == {"function": 2, "module": 1, "session": 1, "anyio": 1}
+        lived = {name: len(values) for name, values in seen.items()}
+        assert lived == {"function": 2, "module": 1, "session": 1, "anyio": 1}
         asyncio.run(get())  # sweeps
         assert len(things) == 2  # the module's and the session's
 

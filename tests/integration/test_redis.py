@@ -211,7 +211,7 @@ def test_a_pubsub_of_another_loop_is_refused(client: Client, sessions: Sessions)
                 other.run(_run(use))
             assert (caught.value.resource, caught.value.kind) == ("redis", "cross_loop")
         owner.run(client.publish("channel", "hello"))
-        seen = [owner.run(pubsub.get_message(timeout=5)) for _ in range(2)]
+        seen = [owner.run(pubsub.get_message(timeout=30)) for _ in range(2)]
         assert [message["type"] for message in seen if message] == ["subscribe", "message"]
         owner.run(pubsub.aclose())
     assert STATS.value(catalogue.LOOP_CONFLICTS, ("", "", "redis", "cross_loop", "guard")) == 3
@@ -226,16 +226,16 @@ def test_a_pubsub_whose_loop_runs_in_another_thread_is_refused(client: Client) -
     pubsub = client.pubsub()
 
     def there(use: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(use, loop).result(10)
+        return asyncio.run_coroutine_threadsafe(use, loop).result(60)
 
     there(pubsub.subscribe("channel"))
-    assert there(pubsub.get_message(timeout=5))["type"] == "subscribe"
+    assert there(pubsub.get_message(timeout=30))["type"] == "subscribe"
     reading = asyncio.run_coroutine_threadsafe(pubsub.get_message(timeout=60), loop)
     for _ in range(40):
         with pytest.raises(LoopConflictError):
             asyncio.run(pubsub.get_message(timeout=1))
     there(client.publish("channel", "hello"))
-    assert reading.result(10)["data"] == "hello"
+    assert reading.result(60)["data"] == "hello"
     there(pubsub.aclose())
     there(client.aclose())
     loop.call_soon_threadsafe(loop.stop)

@@ -206,6 +206,8 @@ def test_a_failover_is_followed_on_every_loop(tmp_path: Path) -> None:
         fleet = _start(stack, tmp_path)
         client = fleet.client()
         kept.run(use(client))
+        for sentinel in fleet.sentinels:
+            sentinel.client.sentinel_set("mymaster", "down-after-milliseconds", 1000)
         fleet.master.kill()
         wait_until(lambda: fleet.replica.client.role()[0] == b"master", "a failover")
 

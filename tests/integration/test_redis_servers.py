@@ -14,13 +14,13 @@ import pytest
 import uvloop
 from redis.asyncio import RedisCluster
 
-from app.demo.servers import free_port
 from loopwatch import LoopConflictError, PerLoop, redis_from_url
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
 from tests.integration.certificates import self_signed
 from tests.integration.redis_servers import redis_process, wait_until
 from tests.integration.redis_sessions import Client, Sessions, everything
+from tests.ports import server_port
 
 RUNNERS = [asyncio.run, uvloop.run]
 FACTORIES = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -32,7 +32,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     """The URLs of one server: ``rediss`` with a certificate that is checked, ``unix``, and ``redis`` to ask it."""
     directory = tmp_path_factory.mktemp("redis")
     certificate = self_signed(directory)
-    port, path = free_port(), directory / "redis.sock"
+    port, path = server_port(), directory / "redis.sock"
     tls = (f"tls-port {port}", f"tls-cert-file {certificate}", f"tls-key-file {certificate}", "tls-auth-clients no")
     with redis_process(directory / "data", *tls, f"tls-ca-cert-file {certificate}", f"unixsocket {path}") as server:
         yield {
@@ -122,7 +122,7 @@ def test_a_pubsub_of_another_loop_is_refused(client: Client, sessions: Sessions)
         with pytest.raises(LoopConflictError):
             other.run(pubsub.subscribe("more"))
         owner.run(client.publish("channel", "hello"))
-        seen = [owner.run(pubsub.get_message(timeout=5))["type"] for _ in range(2)]
+        seen = [owner.run(pubsub.get_message(timeout=30))["type"] for _ in range(2)]
         assert seen == ["subscribe", "message"]
         owner.run(pubsub.aclose())
     assert sessions.become(0)

@@ -128,7 +128,7 @@ def test_the_timeout_of_a_full_pool(database_url: str) -> None:
 
 
 def test_execution_options_share_the_pool(database_url: str) -> None:
-    engine = loopwatch.create_async_engine(database_url, name="optioned", pool_size=1, max_overflow=0, pool_timeout=5)
+    engine = loopwatch.create_async_engine(database_url, name="optioned", pool_size=1, max_overflow=0, pool_timeout=30)
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     async def run() -> tuple[int, int]:
@@ -146,7 +146,7 @@ def test_execution_options_share_the_pool(database_url: str) -> None:
 
 
 def test_scoped_sessions_and_the_connection_of_a_session(database_url: str) -> None:
-    engine = loopwatch.create_async_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=5)
+    engine = loopwatch.create_async_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=30)
     sessions = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
 
     async def one() -> int:

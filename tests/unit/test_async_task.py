@@ -151,7 +151,7 @@ def test_an_impossible_interval_is_refused(app: Celery, interval: float) -> None
 def test_instrument_starts_nothing(app: Celery) -> None:
     before = threading.active_count()
     loopwatch.instrument(app)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # fewer, where a thread of an earlier test has ended meanwhile
 
 
 def test_the_current_task_is_told_and_nested_eager_tasks_keep_the_queue(app: Celery) -> None:

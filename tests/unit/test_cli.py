@@ -12,7 +12,7 @@ import loopwatch
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "loopwatch.cli", *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "loopwatch.cli", *arguments], capture_output=True, text=True, timeout=100, check=False
     )
 
 
@@ -47,7 +47,7 @@ def test_importing_loopwatch_is_cheap_and_names_are_loaded_on_first_use() -> Non
         "from loopwatch import *\n"
         "assert callable(budget) and callable(instrument)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -70,7 +70,7 @@ def test_a_missing_package_is_named_with_its_extra(name: str, package: str, extr
         f"try: getattr(loopwatch, {name!r}); loopwatch.http_client() if {name!r} == 'http_client' else None\n"
         "except loopwatch.MissingExtraError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
     assert f"pip install 'loopwatch[{extra}]'" in done.stdout, done.stderr
 
 

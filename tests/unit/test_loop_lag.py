@@ -98,9 +98,14 @@ def _block_until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def _stall_in(function: str, stalls: Callable[[], list[str]]) -> str:
-    """The first warning of a stall in this function: a loaded machine may have stalled the loop before."""
-    return next((text for text in stalls() if f"in {function}" in text), "")
+def _stalls_in(function: str, stalls: Callable[[], list[str]]) -> list[str]:
+    """The warnings of stalls in this function: a loaded machine may have stalled the loop elsewhere."""
+    return [text for text in stalls() if f"in {function}\n" in text]
+
+
+async def _go_on() -> None:
+    """The loop goes on: what blocks it from now on is another stall than one that a loaded machine has just made."""
+    await asyncio.sleep(2 * loop_lag.HEARTBEAT)
 
 
 def test_what_blocks_the_loop_is_its_lag(loop: asyncio.AbstractEventLoop) -> None:
@@ -147,17 +152,20 @@ def test_the_longest_lag_is_seen_while_it_lasts_and_for_a_minute(loop: asyncio.A
 
 
 def test_the_pause_between_two_tasks_is_no_lag() -> None:
+    def total() -> float:
+        row = STATS.counters()[catalogue.LOOP_LAG.wire_name][()]
+        assert isinstance(row, list)
+        return row[-1]
+
+    def counted() -> float:
+        before = total()
+        time.sleep(BLOCK)  # the worker waits for its next task
+        run_async(_beaten(2))
+        return total() - before
+
     run_async(asyncio.sleep(0))
-    row = STATS.counters()[catalogue.LOOP_LAG.wire_name][()]
-    assert isinstance(row, list)
-    before = row[-1]
-    time.sleep(BLOCK)  # the worker waits for its next task
-    run_async(_beaten(2))
-    time.sleep(BLOCK)
-    run_async(_beaten(2))
-    row = STATS.counters()[catalogue.LOOP_LAG.wire_name][()]
-    assert isinstance(row, list)
-    assert row[-1] - before < BLOCK
+    # Were the pause lag, it would be so each time; on a loaded machine there is lag of another kind, now and then.
+    assert any(counted() < BLOCK - loop_lag.HEARTBEAT for _ in range(20))
 
 
 def test_a_task_that_blocks_its_loop_to_its_end_is_late(loop: asyncio.AbstractEventLoop) -> None:
@@ -220,7 +228,8 @@ def test_a_stall_is_logged_once_with_the_stack_and_the_task(
     stalls: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def generate() -> None:
-        _block_until(stalls)
+        await _go_on()
+        _block_until(lambda: _stalls_in("generate", stalls))
         _block()  # still the same stall
 
     token = current_task.set(TaskContext("q", "app.generate", "7"))
@@ -228,33 +237,33 @@ def test_a_stall_is_logged_once_with_the_stack_and_the_task(
         run_async(generate(), shared=True)
     finally:
         current_task.reset(token)
-    (message,) = stalls()
+    (message,) = _stalls_in("generate", stalls)
     assert "shared event loop" in message
     assert "the task app.generate[7]" in message
     assert "in generate" in message
     assert "in _block_until" in message
     assert "run_forever" in message  # the whole stack
     wait_until(lambda: "goes on after" in caplog.text)
-    assert STATS.value(catalogue.LOOP_STALLS) == 1
     run_async(generate_again(stalls), shared=True)
-    assert STATS.value(catalogue.LOOP_STALLS) == 2
+    wait_until(lambda: STATS.value(catalogue.LOOP_STALLS) == len(stalls()), stalls)
+    assert len(_stalls_in("generate", stalls)) == len(_stalls_in("generate_again", stalls)) == 1
 
 
 async def generate_again(stalls: Callable[[], list[str]]) -> None:
-    await asyncio.sleep(2 * loop_lag.HEARTBEAT)  # the loop goes on
-    _block_until(lambda: len(stalls()) == 2)
+    await _go_on()
+    _block_until(lambda: _stalls_in("generate_again", stalls))
 
 
 def test_the_stack_goes_through_a_greenlet_to_who_waits_for_it(stalls: Callable[[], list[str]]) -> None:
     def synchronous_part() -> None:
-        _block_until(lambda: _stall_in("synchronous_part", stalls))
+        _block_until(lambda: _stalls_in("synchronous_part", stalls))
 
     async def flush() -> None:
-        await asyncio.sleep(2 * loop_lag.HEARTBEAT)
+        await _go_on()
         await greenlet_spawn(synchronous_part)
 
     run_async(flush(), shared=True)
-    assert "in flush" in _stall_in("synchronous_part", stalls)
+    assert "in flush" in _stalls_in("synchronous_part", stalls)[0]
 
 
 def test_a_task_alone_on_its_own_loop_may_compute(stalls: Callable[[], list[str]]) -> None:
@@ -271,13 +280,12 @@ def test_a_task_alone_on_its_own_loop_may_compute(stalls: Callable[[], list[str]
 def test_on_an_own_loop_it_is_a_stall_while_another_task_waits(stalls: Callable[[], list[str]]) -> None:
     async def compute() -> None:
         other = asyncio.create_task(asyncio.sleep(60))
-        await asyncio.sleep(0)
-        _block_until(stalls)
+        await _go_on()
+        _block_until(lambda: _stalls_in("compute", stalls))
         other.cancel()
 
     run_async(compute())
-    assert "the main thread's event loop" in stalls()[0]
-    assert "in compute" in stalls()[0]
+    assert "the main thread's event loop" in _stalls_in("compute", stalls)[0]
 
 
 def test_a_stall_that_no_thread_could_look_at_is_counted(
@@ -296,7 +304,7 @@ def test_a_stall_that_no_thread_could_look_at_is_counted(
     lag.stop()
     loop.close()
     assert "no other thread could see why" in caplog.text
-    assert STATS.value(catalogue.LOOP_STALLS) == 1
+    assert STATS.value(catalogue.LOOP_STALLS) >= 1  # more, where a loaded machine has stalled the beats that follow
 
 
 def test_without_a_threshold_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,12 +367,12 @@ def test_a_reported_process_s_loop_is_watched_while_the_block_runs(stalls: Calla
         with reporter._watching("the event loop of 'api'", 0.2):
             assert STALLS.threshold == 0.2
             await _beaten(2)
-            _block_until(lambda: _stall_in("serve", stalls))
+            _block_until(lambda: _stalls_in("serve", stalls))
         assert STALLS.threshold == 0.1
         assert loop_lag._lags == []
 
     asyncio.run(serve())
-    assert "the event loop of 'api'" in _stall_in("serve", stalls)
+    assert "the event loop of 'api'" in _stalls_in("serve", stalls)[0]
 
 
 @pytest.mark.parametrize(

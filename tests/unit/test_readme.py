@@ -20,14 +20,6 @@ PAGES = sorted(
 RUN = ROOT / "docs" / "adopting.md"
 
 
-def test_its_code_runs_as_it_stands() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
-    for code in blocks:
-        done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-
 def _blocks(text: str) -> list[str]:
     """The Python of a page, and what each of its diffs leads to."""
     found = []
@@ -40,13 +32,17 @@ def _side(diff: str, sign: str) -> str:
     return "".join(f"{line[1:]}\n" for line in diff.splitlines() if not line or line[0] in f" {sign}")
 
 
-def test_the_code_of_a_page_runs_block_by_block() -> None:
-    blocks = _blocks(RUN.read_text())
-    assert len(blocks) == 10
+def test_the_code_of_the_readme_and_of_how_to_adopt_it_runs_as_it_stands() -> None:
+    readme, page = re.findall(r"```python\n(.*?)```", README, re.DOTALL), _blocks(RUN.read_text())
+    assert (len(readme), len(page)) == (2, 10)
     # In one process, each in a namespace of its own: importing what they use is what takes time.
     program = "import ast, sys\nfor code in ast.literal_eval(sys.stdin.read()): exec(code, {'__name__': 'page'})"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], input=repr(blocks), capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", program],
+        input=repr([*readme, *page]),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 

@@ -389,7 +389,7 @@ def test_a_child_never_uses_an_inherited_loop() -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            mine = run_async(_loop(), timeout=5), run_async(_loop(), timeout=5, shared=True)
+            mine = run_async(_loop(), timeout=60), run_async(_loop(), timeout=60, shared=True)
             close_loops()
             fresh = not {*mine} & {own, shared} and not own.is_closed()
             os.write(write, b"fresh" if fresh else b"inherited")
@@ -448,9 +448,9 @@ def test_closing_ends_what_runs_on_the_shared_loop() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert started.wait(5)
+    assert started.wait(60)
     close_loops()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert log == ["cleaned up"]
 
@@ -462,9 +462,9 @@ def test_many_runs_leave_no_tasks_threads_or_memory_of_themselves() -> None:
     run_async(work())
     before = threading.active_count()
     loop = run_async(_loop())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     for _ in range(500):
         run_async(work())
         assert time.monotonic() < deadline
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # fewer, where a thread of an earlier test has ended meanwhile
     assert asyncio.all_tasks(loop) == set()

@@ -73,7 +73,7 @@ async def test_a_connection_that_only_the_collector_gives_back_is_found(
         await engine.connect()
     assert [problem.partition(",")[0] for problem in check.problems()] == ["1 connection never given back"]
     await engine.dispose()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         # aiosqlite's thread for the lost connection: its last word comes to this loop.
         while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -165,7 +165,7 @@ def _of_kind(recording: Recording, board: str, kind: str) -> Panel:
 
 def _pixels_like(image: Image.Image, colour: str) -> int:
     """Pixels of nearly this colour: a palette has room for so many."""
-    distance = np.abs(np.asarray(image, dtype=int) - np.array(ImageColor.getrgb(colour)))
+    distance = np.abs(np.asarray(image, dtype=np.int16) - np.array(ImageColor.getrgb(colour), dtype=np.int16))
     return int((distance.max(axis=2) <= 6).sum())
 
 
