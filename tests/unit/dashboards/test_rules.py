@@ -34,7 +34,7 @@ LOG_EVENTS = (
 
 @pytest.fixture(autouse=True)
 def usual_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("GRAFANA_URL", "RUNBOOK_URL"):
+    for variable in ("GRAFANA_URL", "RUNBOOK_URL", "METRIC_PREFIX"):
         monkeypatch.delenv(variable, raising=False)
 
 
