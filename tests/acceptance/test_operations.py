@@ -7,7 +7,7 @@ faster; Prometheus is asked what panels, alerts' links and the runbook ask it; a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,11 @@ import yaml
 
 from dashboards import rules
 from dashboards.links import RUNBOOK
+from dashboards.pace import Pace
 from dashboards.reading import Panel, annotations_of, panels_of
 from dashboards.thresholds import THRESHOLDS
 from tests.acceptance.compose import Change, Compose
-from tests.acceptance.empty_panels import BY_CHANCE, NONE, RIGHTLY_EMPTY, UNSET
+from tests.acceptance.empty_panels import BY_CHANCE, NONE, RIGHTLY_EMPTY, UNBORN, UNSET
 from tests.acceptance.operations import operations
 from tests.acceptance.process_groups import descendants, members, memory
 from tests.acceptance.prometheus import Prometheus
@@ -132,7 +133,7 @@ def test_a_panel_has_data_or_is_rightly_empty(seen: Seen, board: dict[str, Any],
             assert bool(answer) != (key in RIGHTLY_EMPTY), f"{key}: {RIGHTLY_EMPTY.get(key, 'nothing is there')}"
         # What shows only numbers above 0 has some to compare: there is nothing, and not nothing that it looks for.
         everything, above, _ = target.expression.rpartition(" > 0")
-        if above and (key in BY_CHANCE or RIGHTLY_EMPTY.get(key) == NONE):
+        if above and (BY_CHANCE.get(key, UNBORN) != UNBORN or RIGHTLY_EMPTY.get(key) == NONE):
             assert seen.answer(board, everything, instant=target.instant, chosen={}), everything
 
 
@@ -272,6 +273,19 @@ def test_a_check_of_the_runbook_can_be_asked(seen: Seen, alert: str, query: str)
     answer = seen.prometheus.query(query, time=seen.height)
     if alert in CAUSED:
         assert answer, f"{alert} is firing, and its runbook's check shows nothing"
+
+
+@every_alert
+def test_the_checks_of_the_runbook_show_whom_the_alert_names(seen: Seen, name: str) -> None:
+    [labels] = [rule.when.labels for rule in rules.alerts(Pace()) if f"Loopwatch{rule.name}" == name]
+    queries = [query for alert, query in CHECKS if alert == name]
+    shown = [(query, one.labels) for query in queries for one in seen.prometheus.query(query, time=seen.height)]
+    for alert in _told(seen, name):
+        assert any(_agree(alert["labels"], found, labels & {*re.findall(r"\w+", query)}) for query, found in shown)
+
+
+def _agree(one: dict[str, str], other: dict[str, str], labels: Iterable[str]) -> bool:
+    return all(one.get(label, "") == other.get(label, "") for label in labels)
 
 
 # ------------------------------------------------------------ the end: what stops services comes last

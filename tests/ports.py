@@ -1,0 +1,28 @@
+"""Ports for servers that start some time after their ports are chosen."""
+
+from __future__ import annotations
+
+import os
+import random
+
+from app.demo.servers import free_port
+
+__all__ = ["server_port"]
+
+BELOW_EPHEMERAL = range(12_000, 32_000)
+"""The kernel gives none of these to a client: a port that is free now is so in some seconds, too."""
+TEST_PROCESSES = 16
+"""Each has ports of its own: two that choose at the same time do not choose the same."""
+
+
+def server_port() -> int:
+    """A TCP port of the loopback interface that nothing listens on, and that nobody else will take."""
+    ours = BELOW_EPHEMERAL[_test_process() % TEST_PROCESSES :: TEST_PROCESSES]
+    while (port := free_port(random.choice(ours))) not in ours:
+        pass
+    return port
+
+
+def _test_process() -> int:
+    """Its number among those of pytest-xdist; 0 where there is one alone."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
