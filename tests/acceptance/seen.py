@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from dashboards.__main__ import DIRECTORY
+from dashboards.links import RUNBOOK
 from dashboards.reading import Panel, Window, filled, panels_of, variables_of
 from tests.acceptance.compose import Compose
 from tests.acceptance.prometheus import Prometheus, Series
@@ -25,7 +26,7 @@ from tests.acceptance.stack import eventually
 from tests.acceptance.troubles import locked_logs, refused_notifications, slow_roadmaps, users
 from tests.alertmanager import Alertmanager
 
-__all__ = ["BOARDS", "STEP", "Seen", "followed", "watch"]
+__all__ = ["BOARDS", "STEP", "Seen", "checks", "columns", "followed", "watch"]
 
 BOARDS: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))}
 """The committed dashboards by the names of their files."""
@@ -112,7 +113,7 @@ def watch(stack: Compose, *, expected: Iterable[str], inhibited: Iterable[str]) 
         def asked() -> list[dict[str, Any]]:
             alerts = alertmanager.alerts()
             held_back = {alert["labels"]["alertname"] for alert in alerts if alert["status"]["inhibitedBy"]}
-            active = {alert["labels"]["alertname"] for alert in alerts if not alert["status"]["inhibitedBy"]}
+            active = {alert["labels"]["alertname"] for alert in alerts if alert["status"]["state"] == "active"}
             # Where scrapes fail for want of a processor a monitor that is down holds back all, and not for long.
             right = expected - silent <= active and expected & silent <= held_back - active
             return alerts if right else []
@@ -160,6 +161,19 @@ def followed(url: str) -> tuple[dict[str, Any], Panel, dict[str, list[str]]]:
     (number,) = parameters.pop("viewPanel")
     (panel,) = [panel for panel in panels_of(board, without_queries=True) if panel.number == int(number)]
     return board, panel, {name.removeprefix("var-"): values for name, values in parameters.items()}
+
+
+def columns(panel: Panel) -> set[str]:
+    """The labels that a table has columns of."""
+    options = [one["options"] for one in panel.raw.get("transformations", ()) if one["id"] == "organize"]
+    named = {label for option in options for label in option["indexByName"]}
+    return {label for label in named if label != "Time" and not label.startswith("Value")}
+
+
+def checks() -> list[tuple[str, str]]:
+    """The queries of the runbook, each with the alert it confirms."""
+    sections = re.findall(r"^## (Loopwatch\w+)\n(.*?)(?=^## |\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
+    return [(alert, query) for alert, text in sections for query in re.findall(r"```promql\n(.*?)```", text, re.DOTALL)]
 
 
 def _named(alerts: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -15,16 +15,15 @@ import pytest
 import yaml
 
 from dashboards import rules
-from dashboards.links import RUNBOOK
 from dashboards.pace import Pace
 from dashboards.reading import Panel, annotations_of, panels_of
 from dashboards.thresholds import THRESHOLDS
 from tests.acceptance.compose import Change, Compose
 from tests.acceptance.empty_panels import BY_CHANCE, NONE, RIGHTLY_EMPTY, UNBORN, UNSET
-from tests.acceptance.operations import operations
+from tests.acceptance.operations import operations, waiting_less
 from tests.acceptance.process_groups import descendants, members, memory
 from tests.acceptance.prometheus import Prometheus
-from tests.acceptance.seen import BOARDS, STEP, Seen, followed, watch
+from tests.acceptance.seen import BOARDS, STEP, Seen, checks, columns, followed, watch
 from tests.acceptance.stack import ROOT, eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -59,18 +58,11 @@ def stack() -> Iterator[Compose]:
     # The windows are shorter, too, and hold fewer; a conflict is an alarm no longer than it needs to burn.
     fewer = replace(THRESHOLDS, conflict_count=1, notification_count=1, conflict_recent_seconds=300)
     faster: dict[str, Change] = {
-        "./dashboards/prometheus/rules": lambda _: _sooner(rules.render(pace=PACE, thresholds=fewer))
+        "./dashboards/prometheus/rules": lambda _: waiting_less(rules.render(pace=PACE, thresholds=fewer))
     }
     # One connection for each of the five processes, one in reserve.
     with operations(environment={"DATABASE_MAX_CONNECTIONS": "6"}, files=faster) as stack:
         yield stack
-
-
-def _sooner(text: str) -> str:
-    """The rules, but tasks have to wait no ten minutes, which are 40 seconds here."""
-    text, changes = re.subn(r"(alert: LoopwatchPoolWaiters\n.*?\n *for: )40s", r"\g<1>10s", text, flags=re.DOTALL)
-    assert changes == 1
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +138,7 @@ def test_a_panel_shows_labels_that_there_are(seen: Seen, board: dict[str, Any], 
         there |= labels
         if answer:
             assert set(re.findall(r"\{\{\s*(\w+)\s*\}\}", target.legend)) <= labels
-    assert not there or _columns(panel) - UNSET <= there
-
-
-def _columns(panel: Panel) -> set[str]:
-    """The labels that a table has columns of."""
-    options = [one["options"] for one in panel.raw.get("transformations", ()) if one["id"] == "organize"]
-    named = {label for option in options for label in option["indexByName"]}
-    return {label for label in named if label != "Time" and not label.startswith("Value")}
+    assert not there or columns(panel) - UNSET <= there
 
 
 @every_panel
@@ -257,13 +242,7 @@ def test_an_alert_leads_to_its_heading_in_the_runbook(seen: Seen, name: str) -> 
         assert panel.raw["options"]["content"]
 
 
-def _checks() -> list[tuple[str, str]]:
-    """The queries of the runbook, each with the alert it confirms."""
-    sections = re.findall(r"^## (Loopwatch\w+)\n(.*?)(?=^## |\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
-    return [(alert, query) for alert, text in sections for query in re.findall(r"```promql\n(.*?)```", text, re.DOTALL)]
-
-
-CHECKS = _checks()
+CHECKS = checks()
 
 
 @pytest.mark.parametrize(
