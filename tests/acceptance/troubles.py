@@ -73,8 +73,10 @@ def slow_roadmaps(database_url: str) -> Iterator[None]:
 
 
 def _lock_again_and_again(connection: psycopg.Connection, stop: threading.Event) -> None:
+    # A sick worker may leave a transaction open for ever. Who waits behind our wait for the lock is slowed as well.
+    connection.execute(f"SET lock_timeout = '{SLOW}s'")
     while not stop.is_set():
-        with connection.transaction():
+        with suppress(psycopg.errors.LockNotAvailable), connection.transaction():
             connection.execute("LOCK TABLE roadmaps IN ACCESS EXCLUSIVE MODE")
             stop.wait(SLOW)
 
