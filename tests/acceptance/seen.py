@@ -138,8 +138,9 @@ def watch(stack: Compose, *, expected: Iterable[str], inhibited: Iterable[str]) 
             with slow_roadmaps(database):
                 alerts = [alert for alert in told(names & WAITING) if alert["labels"]["alertname"] in WAITING]
             started.result()
-            # Nothing of the healthy is disposed of before a process has run the 50 tasks of its life.
-            ended = "sum(rate(loopwatch_engines_disposed_total[5s]))"
+            # Nothing of the healthy is disposed of before a process has run the 50 tasks of its life. The last point of
+            # a graph may be a second old, and a rate there needs two samples: hence the offset.
+            ended = "sum(rate(loopwatch_engines_disposed_total[5s] offset 2s))"
             eventually(lambda: prometheus.query(ended), timeout=PATIENCE, what="a process that was replaced")
             alerts += [alert for alert in told(names - WAITING) if alert["labels"]["alertname"] not in WAITING]
             # A scrape that failed for want of a processor would leave a hole at the very moment that is looked at.
