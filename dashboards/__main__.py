@@ -8,6 +8,7 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from dashboards import loop_conflicts, monitor, overview, pools, prometheus_rule, rules, runbook, tasks
+from dashboards.prefix import with_prefix
 
 DASHBOARDS = {
     "overview.json": overview.build,
@@ -24,7 +25,7 @@ DIRECTORY = Path(__file__).parent / "grafana"
 
 def render(name: str) -> str:
     """The JSON of one dashboard, as it is committed."""
-    return JSONEncoder(sort_keys=True, indent=2).encode(DASHBOARDS[name]()) + "\n"
+    return with_prefix(JSONEncoder(sort_keys=True, indent=2).encode(DASHBOARDS[name]()) + "\n")
 
 
 def main(directory: Path = DIRECTORY) -> None:

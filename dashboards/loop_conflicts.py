@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from dashboards.building import new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, lines, rows, steps_for
-from dashboards.queries import Query, gauge, increase, rate, recorded, share
+from dashboards.queries import Query, at_most_all, gauge, increase, rate, ratio, recorded
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
@@ -58,7 +58,7 @@ def _since_last_conflict() -> str:
 
 
 def _share_of_tasks() -> str:
-    return share(
+    return ratio(
         recorded("queue:loopwatch_loop_conflicts:rate5m", **QUEUE),
         recorded("task:celery_task_finished:rate5m", **QUEUE),
         "queue_name",
@@ -157,10 +157,12 @@ def _conflicts() -> list[Builder[Panel]]:
             "their cause; timeout and error together are the message broker.",
             "percentunit",
             Query(
-                "sum by (queue_name, operation, reason) "
-                f"({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)} > 0) "
-                "/ on (queue_name, operation) group_left () (sum by (queue_name, operation) "
-                f"({recorded('queue:loopwatch_notifications:rate5m', **QUEUE)}) > 0)",
+                at_most_all(
+                    "sum by (queue_name, operation, reason) "
+                    f"({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)} > 0) "
+                    "/ on (queue_name, operation) group_left () (sum by (queue_name, operation) "
+                    f"({recorded('queue:loopwatch_notifications:rate5m', **QUEUE)}) > 0)"
+                ),
                 "{{queue_name}} {{operation}} {{reason}}",
             ),
             thresholds={LIMITS.notification_share: "red"},

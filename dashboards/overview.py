@@ -8,7 +8,18 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, DynamicConfigValu
 from dashboards import loop_conflicts, monitor, pools, runbook, tasks, workers
 from dashboards.building import leading_to, link_to, new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, dial, levels, lines, named, rows, steps_for
-from dashboards.queries import ONE_OF_ITS_QUEUES, Query, firing, gauge, increase, of_monitors, recorded, seen, share
+from dashboards.queries import (
+    ONE_OF_ITS_QUEUES,
+    Query,
+    at_most_all,
+    firing,
+    gauge,
+    increase,
+    of_monitors,
+    recorded,
+    seen,
+    share,
+)
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
@@ -206,8 +217,10 @@ def _since_when() -> list[Builder[Panel]]:
             "Good: none. loop_conflict: our own loops. timeout and error together: the message broker.",
             "percentunit",
             Query(
-                f"sum by (reason) ({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)} > 0) / on () "
-                f"group_left () (sum({recorded('queue:loopwatch_notifications:rate5m', **QUEUE)}) > 0)",
+                at_most_all(
+                    f"sum by (reason) ({recorded('queue:loopwatch_notification_failures:rate5m', **QUEUE)} > 0) "
+                    f"/ on () group_left () (sum({recorded('queue:loopwatch_notifications:rate5m', **QUEUE)}) > 0)"
+                ),
                 "{{reason}}",
             ),
             thresholds={LIMITS.notification_share: "red"},

@@ -20,6 +20,7 @@ __all__ = [
     "RATE_INTERVAL",
     "RECORDED",
     "Query",
+    "at_most_all",
     "bucket_increase",
     "firing",
     "gauge",
@@ -27,6 +28,7 @@ __all__ = [
     "of_monitors",
     "quantile",
     "rate",
+    "ratio",
     "recorded",
     "seen",
     "share",
@@ -119,14 +121,28 @@ def recorded(name: str, **filters: str) -> str:
     return f"{name}{_matchers({'job': '$job', **filters})}"
 
 
-def share(part: str, whole: str, *by: str) -> str:
-    """What part of the whole, by these labels; nothing where the whole is 0, rather than NaN.
+def ratio(one: str, other: str, *by: str) -> str:
+    """How many of the one to each of the other, by these labels; nothing where the other is 0, rather than NaN.
 
-    >>> share("failed", "finished", "queue_name")
-    'sum by (queue_name) (failed) / (sum by (queue_name) (finished) > 0)'
+    >>> ratio("conflicts", "finished", "queue_name")
+    'sum by (queue_name) (conflicts) / (sum by (queue_name) (finished) > 0)'
     """
     labels = ", ".join(by)
-    return f"sum by ({labels}) ({part}) / (sum by ({labels}) ({whole}) > 0)"
+    return f"sum by ({labels}) ({one}) / (sum by ({labels}) ({other}) > 0)"
+
+
+def share(part: str, whole: str, *by: str) -> str:
+    """What part of the whole, by these labels; nothing where the whole is 0.
+
+    >>> share("failed", "tried", "queue_name")
+    'clamp_max(sum by (queue_name) (failed) / (sum by (queue_name) (tried) > 0), 1)'
+    """
+    return at_most_all(ratio(part, whole, *by))
+
+
+def at_most_all(share: str) -> str:
+    """A share, at most 1: what is tried in one window may fail in the next, and each series is born when it is."""
+    return f"clamp_max({share}, 1)"
 
 
 def firing(name: str = "ALERTS", **matchers: str) -> str:

@@ -10,6 +10,7 @@ import yaml
 from dashboards.alerts import loops, monitor, pools, tasks, workers
 from dashboards.alerts.alert import Alert, Given
 from dashboards.pace import Pace
+from dashboards.prefix import with_prefix
 from dashboards.prometheus_rule import RULES as DIRECTORY
 from dashboards.recording import Recordings
 from dashboards.thresholds import THRESHOLDS, Thresholds
@@ -24,7 +25,7 @@ HEAD = """\
 # Made by `make dashboards` of dashboards/recording.py, alerts/ and thresholds.py: change those.
 #
 # For Prometheus (`rule_files`). What several monitors of one broker say counts once (`max without (instance, pod)`).
-# GRAFANA_URL and RUNBOOK_URL, set for `make dashboards`, are where the links lead to.
+# GRAFANA_URL and RUNBOOK_URL, set for `make dashboards`, are where the links lead to; METRIC_PREFIX is the monitor's.
 # Each alert has its tests in ../tests and its heading in ../../runbook.md.
 """
 
@@ -51,4 +52,4 @@ def render(pace: float = 1, thresholds: Thresholds = THRESHOLDS) -> str:
         {"name": "loopwatch.rules", "interval": interval, "rules": recording},
         {"name": "loopwatch.alerts", "interval": interval, "rules": alerting},
     ]
-    return HEAD + yaml.safe_dump({"groups": groups}, sort_keys=False, width=116, allow_unicode=True)
+    return HEAD + with_prefix(yaml.safe_dump({"groups": groups}, sort_keys=False, width=116, allow_unicode=True))

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from dashboards.building import new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, lines, rows
-from dashboards.queries import Query, gauge, increase, quantile, rate, recorded, seen, share
+from dashboards.queries import Query, at_most_all, gauge, increase, quantile, rate, recorded, seen, share
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from dashboards.workers import work, workers_now
 from loopwatch.telemetry import catalogue as c
@@ -155,7 +155,7 @@ def _tasks() -> list[Builder[Panel]]:
             f"Good: under {LIMITS.beyond_buckets:.0%}. Bad: above; the panel before is not true, set the monitor's "
             "--buckets.",
             "percentunit",
-            Query(f"1 - {within} / ({runs} > 0)", "{{name}}"),
+            Query(f"1 - {at_most_all(f'{within} / ({runs} > 0)')}", "{{name}}"),
             thresholds={LIMITS.beyond_buckets: "yellow"},
         ),
         bars(

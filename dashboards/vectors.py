@@ -39,6 +39,10 @@ class Vector:
         """The same the other way round, such as ``time() -``."""
         return Vector(f"{operation} {self}", self.labels, compound=True)
 
+    def at_most(self, limit: float) -> Vector:
+        """The same series, none above the limit."""
+        return Vector(f"clamp_max({self.text}, {limit:g})", self.labels)
+
     def sum_without(self, *labels: str) -> Vector:
         """The sum over these labels."""
         return self._aggregated("sum", labels)

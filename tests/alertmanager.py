@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import server_port
 
 __all__ = ["Alertmanager", "alertmanager_program", "running_alertmanager"]
 
@@ -64,9 +65,7 @@ def running_alertmanager(configuration: Path, directory: Path) -> Iterator[Alert
     Raises:
         RuntimeError: it ended, or did not answer in time; with its log.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{server_port()}"
     log = directory / "alertmanager.log"
     command = [
         alertmanager_program(),

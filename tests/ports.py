@@ -1,7 +1,8 @@
-"""Ports for the servers that tests start, and one that nobody answers."""
+"""Ports for servers that start some time after their ports are chosen, and one that nobody answers."""
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -9,14 +10,20 @@ from contextlib import contextmanager
 
 from app.demo.servers import HOST, free_port
 
-# Below those that the kernel gives to outgoing connections (32768 and more): none of them takes it between the choice
-# and the start, or while the server is down.
-_BELOW_EPHEMERAL = range(12_000, 32_000)
+__all__ = ["refusing_port", "server_port"]
+
+BELOW_EPHEMERAL = range(12_000, 32_000)
+"""The kernel gives none of these to a client: a port that is free now is so in some seconds, too."""
+TEST_PROCESSES = 16
+"""Each has ports of its own: two that choose at the same time do not choose the same."""
 
 
 def server_port() -> int:
-    """A TCP port of the loopback interface for a server that is started later, or killed and started again."""
-    return free_port(random.choice(_BELOW_EPHEMERAL))
+    """A TCP port of the loopback interface that nothing listens on, and that nobody else will take."""
+    ours = BELOW_EPHEMERAL[_test_process() % TEST_PROCESSES :: TEST_PROCESSES]
+    while (port := free_port(random.choice(ours))) not in ours:
+        pass
+    return port
 
 
 @contextmanager
@@ -26,3 +33,8 @@ def refusing_port() -> Iterator[int]:
         nobody.bind((HOST, 0))
         port: int = nobody.getsockname()[1]
         yield port
+
+
+def _test_process() -> int:
+    """Its number among those of pytest-xdist; 0 where there is one alone."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

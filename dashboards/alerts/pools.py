@@ -103,7 +103,9 @@ def _databases(given: Given) -> list[Alert]:
 def _notifications(given: Given) -> Alert:
     limits, recorded = given.limits, given.recorded
     failed = recorded["queue:loopwatch_notification_failures:rate5m"]
-    share = failed.with_("/", recorded["queue:loopwatch_notifications:rate5m"], on=("job", "queue_name", "operation"))
+    tried = recorded["queue:loopwatch_notifications:rate5m"]
+    # What is tried in one window may fail in the next, and "110 % fail" is nothing to tell anybody.
+    share = failed.with_("/", tried, on=("job", "queue_name", "operation")).at_most(1)
     enough = failed.then(given.in_five_minutes).then(f">= {limits.notification_count:g}")
     # A rate over five minutes makes an outage of two look like seven.
     still = given.increase(c.NOTIFICATION_FAILURES, seconds=120).sum_without("hostname").then("> 0")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from app.demo.servers import free_port
 from tests.acceptance.compose_file import ComposeError, Mount, Service
 from tests.acceptance.compose_rules import Image, process_environment
+from tests.ports import server_port
 
 __all__ = ["Change", "Places", "Ports", "translate_paths"]
 
@@ -19,8 +18,6 @@ Change = Path | Callable[[str], str]
 """What stands for a mounted file or directory: another one, or what is made of the text of each of its files."""
 
 _LOCAL = ("localhost", "127.0.0.1")
-_BELOW_EPHEMERAL = range(12_000, 32_000)
-"""The kernel gives none of these to a client: a port that is free now is so in some seconds, too."""
 
 
 class Ports:
@@ -69,7 +66,7 @@ class Ports:
 
     def _add(self, name: str, port: int) -> None:
         while (name, port) not in self._here:
-            here = free_port(random.choice(_BELOW_EPHEMERAL))
+            here = server_port()
             if here not in self._here.values():
                 self._here[name, port] = here
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.acceptance.compose import Change, Compose
 
-__all__ = ["SMALL", "every_second", "operations"]
+__all__ = ["SMALL", "every_second", "operations", "waiting_less"]
 
 SMALL = {
     "WEB_CONCURRENCY": "1",
@@ -60,4 +60,11 @@ def every_second(configuration: str) -> str:
     """Prometheus' configuration with intervals of one second."""
     text, changes = re.subn(r"(scrape|evaluation)_interval: \w+", r"\1_interval: 1s", configuration)
     assert changes == 2
+    return text
+
+
+def waiting_less(rules: str) -> str:
+    """Rules that are fifteen times faster, and tasks have to wait for a connection 10 seconds rather than 40."""
+    text, changes = re.subn(r"(alert: LoopwatchPoolWaiters\n.*?\n *for: )40s", r"\g<1>10s", rules, flags=re.DOTALL)
+    assert changes == 1
     return text

@@ -7,7 +7,7 @@ faster; Prometheus is asked what panels, alerts' links and the runbook ask it; a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,15 +15,15 @@ import pytest
 import yaml
 
 from dashboards import rules
-from dashboards.links import RUNBOOK
+from dashboards.pace import Pace
 from dashboards.reading import Panel, annotations_of, panels_of
 from dashboards.thresholds import THRESHOLDS
 from tests.acceptance.compose import Change, Compose
-from tests.acceptance.empty_panels import BY_CHANCE, NONE, RIGHTLY_EMPTY, UNSET
-from tests.acceptance.operations import operations
+from tests.acceptance.empty_panels import BY_CHANCE, NONE, RIGHTLY_EMPTY, UNBORN, UNSET
+from tests.acceptance.operations import operations, waiting_less
 from tests.acceptance.process_groups import descendants, members, memory
 from tests.acceptance.prometheus import Prometheus
-from tests.acceptance.seen import BOARDS, STEP, Seen, followed, watch
+from tests.acceptance.seen import BOARDS, STEP, Seen, checks, columns, followed, watch
 from tests.acceptance.stack import ROOT, eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -34,9 +34,10 @@ CAUSED = (
     "LoopwatchLoopConflict",
     "LoopwatchLoopConflictsBurning",
     "LoopwatchPoolSaturated",
+    "LoopwatchPoolWaiters",
     "LoopwatchNotificationsFailing",
 )
-SICK_NODES = {"content@global.worker", "workflow@global.worker"}
+SICK_NODES = {"logs@global.worker", "content@global.worker", "workflow@global.worker"}
 AT_ONCE = ("LoopwatchLoopConflict",)
 """Those that are never pending."""
 INHIBITED = ("LoopwatchLoopConflict",)
@@ -56,7 +57,9 @@ every_alert = pytest.mark.parametrize("name", CAUSED)
 def stack() -> Iterator[Compose]:
     # The windows are shorter, too, and hold fewer; a conflict is an alarm no longer than it needs to burn.
     fewer = replace(THRESHOLDS, conflict_count=1, notification_count=1, conflict_recent_seconds=300)
-    faster: dict[str, Change] = {"./dashboards/prometheus/rules": lambda _: rules.render(pace=PACE, thresholds=fewer)}
+    faster: dict[str, Change] = {
+        "./dashboards/prometheus/rules": lambda _: waiting_less(rules.render(pace=PACE, thresholds=fewer))
+    }
     # One connection for each of the five processes, one in reserve.
     with operations(environment={"DATABASE_MAX_CONNECTIONS": "6"}, files=faster) as stack:
         yield stack
@@ -122,7 +125,7 @@ def test_a_panel_has_data_or_is_rightly_empty(seen: Seen, board: dict[str, Any],
             assert bool(answer) != (key in RIGHTLY_EMPTY), f"{key}: {RIGHTLY_EMPTY.get(key, 'nothing is there')}"
         # What shows only numbers above 0 has some to compare: there is nothing, and not nothing that it looks for.
         everything, above, _ = target.expression.rpartition(" > 0")
-        if above and (key in BY_CHANCE or RIGHTLY_EMPTY.get(key) == NONE):
+        if above and (BY_CHANCE.get(key, UNBORN) != UNBORN or RIGHTLY_EMPTY.get(key) == NONE):
             assert seen.answer(board, everything, instant=target.instant, chosen={}), everything
 
 
@@ -135,14 +138,7 @@ def test_a_panel_shows_labels_that_there_are(seen: Seen, board: dict[str, Any], 
         there |= labels
         if answer:
             assert set(re.findall(r"\{\{\s*(\w+)\s*\}\}", target.legend)) <= labels
-    assert not there or _columns(panel) - UNSET <= there
-
-
-def _columns(panel: Panel) -> set[str]:
-    """The labels that a table has columns of."""
-    options = [one["options"] for one in panel.raw.get("transformations", ()) if one["id"] == "organize"]
-    named = {label for option in options for label in option["indexByName"]}
-    return {label for label in named if label != "Time" and not label.startswith("Value")}
+    assert not there or columns(panel) - UNSET <= there
 
 
 @every_panel
@@ -191,8 +187,8 @@ def test_nothing_fires_while_all_is_well(seen: Seen) -> None:
 
 
 def test_the_workers_with_the_cure_have_no_conflict(seen: Seen) -> None:
-    found = seen.prometheus.query("sum by (hostname) (loopwatch_loop_conflicts_total) > 0", time=seen.height)
-    assert {series.labels["hostname"] for series in found} == SICK_NODES
+    found = seen.over("max_over_time", "loopwatch_loop_conflicts_total")
+    assert {one.labels["hostname"] for one in found if one.samples[0][1] > 0} == SICK_NODES
 
 
 def test_every_rule_is_evaluated(seen: Seen) -> None:
@@ -246,13 +242,7 @@ def test_an_alert_leads_to_its_heading_in_the_runbook(seen: Seen, name: str) -> 
         assert panel.raw["options"]["content"]
 
 
-def _checks() -> list[tuple[str, str]]:
-    """The queries of the runbook, each with the alert it confirms."""
-    sections = re.findall(r"^## (Loopwatch\w+)\n(.*?)(?=^## |\Z)", RUNBOOK.read_text(), re.MULTILINE | re.DOTALL)
-    return [(alert, query) for alert, text in sections for query in re.findall(r"```promql\n(.*?)```", text, re.DOTALL)]
-
-
-CHECKS = _checks()
+CHECKS = checks()
 
 
 @pytest.mark.parametrize(
@@ -262,6 +252,19 @@ def test_a_check_of_the_runbook_can_be_asked(seen: Seen, alert: str, query: str)
     answer = seen.prometheus.query(query, time=seen.height)
     if alert in CAUSED:
         assert answer, f"{alert} is firing, and its runbook's check shows nothing"
+
+
+@every_alert
+def test_the_checks_of_the_runbook_show_whom_the_alert_names(seen: Seen, name: str) -> None:
+    [labels] = [rule.when.labels for rule in rules.alerts(Pace()) if f"Loopwatch{rule.name}" == name]
+    queries = [query for alert, query in CHECKS if alert == name]
+    shown = [(query, one.labels) for query in queries for one in seen.prometheus.query(query, time=seen.height)]
+    for alert in _told(seen, name):
+        assert any(_agree(alert["labels"], found, labels & {*re.findall(r"\w+", query)}) for query, found in shown)
+
+
+def _agree(one: dict[str, str], other: dict[str, str], labels: Iterable[str]) -> bool:
+    return all(one.get(label, "") == other.get(label, "") for label in labels)
 
 
 # ------------------------------------------------------------ the end: what stops services comes last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -13,9 +14,11 @@ import redis
 
 from app.demo.traffic import Traffic
 
-__all__ = ["locked_logs", "refused_notifications", "users"]
+__all__ = ["locked_logs", "refused_notifications", "slow_roadmaps", "users"]
 
 USERS = 4
+SLOW = 0.6
+"""Seconds that reading a roadmap takes where it is slow: above what a task may wait for a connection."""
 
 
 @contextmanager
@@ -51,6 +54,31 @@ def locked_logs(database_url: str) -> Iterator[None]:
     with psycopg.connect(database_url.replace("+asyncpg", "")) as connection:
         connection.execute("LOCK TABLE execution_logs IN EXCLUSIVE MODE")
         yield
+
+
+@contextmanager
+def slow_roadmaps(database_url: str) -> Iterator[None]:
+    """Somebody's transactions keep the table of the roadmaps to themselves, one after the other.
+
+    Each user who looks at a roadmap holds the API's connection for so long; with a pool of one the others wait for it.
+    """
+    stop = threading.Event()
+    with psycopg.connect(database_url, autocommit=True) as connection, ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(_lock_again_and_again, connection, stop)
+        try:
+            yield
+        finally:
+            stop.set()
+            slow.result()
+
+
+def _lock_again_and_again(connection: psycopg.Connection, stop: threading.Event) -> None:
+    # A sick worker may leave a transaction open for ever. Who waits behind our wait for the lock is slowed as well.
+    connection.execute(f"SET lock_timeout = '{SLOW}s'")
+    while not stop.is_set():
+        with suppress(psycopg.errors.LockNotAvailable), connection.transaction():
+            connection.execute("LOCK TABLE roadmaps IN ACCESS EXCLUSIVE MODE")
+            stop.wait(SLOW)
 
 
 @contextmanager

@@ -179,9 +179,9 @@ def test_a_conflict_is_told_at_once_and_no_longer_than_it_is_recent(
     assert not holds
 
 
-def _shown(alert: str, directory: Path, promtool: Promtool) -> str:
+def _shown(alert: str, directory: Path, promtool: Promtool, *, number: int = 0) -> str:
     """The description of the alert as its first test makes it fire: what promtool gets where none is expected."""
-    test = _tests_of(alert, "fires")[0]
+    test = _tests_of(alert, "fires")[number]
     question = {"eval_time": test["promql_expr_test"][0]["eval_time"], "alertname": alert, "exp_alerts": []}
     asked = test | {"promql_expr_test": [], "alert_rule_test": [question]}
     _, said = _run(promtool, directory, _needed(alert), [asked])
@@ -209,6 +209,11 @@ def test_a_conflict_names_worker_and_queue_where_it_is_known(tmp_path: Path, pro
     assert _shown("LoopwatchLoopConflict", tmp_path, promtool).startswith(
         "A task of worker content@h1 (queue content) used a resource of another event loop 0s ago: "
     )
+
+
+def test_a_share_is_never_more_than_all(tmp_path: Path, promtool: Promtool) -> None:
+    said = _shown("LoopwatchNotificationsFailing", tmp_path, promtool, number=1)
+    assert said.startswith("Of the operations notify in queue content, 100% fail by timeout: ")
 
 
 @pytest.mark.parametrize("alert", ALERTS)

@@ -39,6 +39,11 @@ every_panel = pytest.mark.parametrize("panel", list(_every_panel()))
 every_table = pytest.mark.parametrize("panel", list(_every_panel("table")))
 
 
+@pytest.fixture(autouse=True)
+def usual_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METRIC_PREFIX", raising=False)
+
+
 def test_no_dashboard_is_missing_or_left_over() -> None:
     assert set(COMMITTED) == set(DASHBOARDS)
     assert {dashboard["uid"] for dashboard in COMMITTED.values()} == UIDS
@@ -216,3 +221,17 @@ def test_the_runbook_dashboard_is_the_runbook() -> None:
     assert all(re.fullmatch(r"Loopwatch\w+", heading) for heading in headings)
     for page in pages:
         assert f"## {page['title']}\n\n{page['options']['content']}" in text
+
+
+# ----------------------------------------------------------------------------------------------------- the shares
+NO_SHARES = {"Conflicts per task, worst queue", "Conflicts per task, by queue"}
+"""In percent, and may be above all: a task may meet several."""
+
+
+@every_panel
+def test_a_share_of_rates_is_never_more_than_all(panel: Json) -> None:
+    """Both sides of it count in windows of their own: a series is born later, a try of one fails in the next."""
+    if panel["fieldConfig"]["defaults"].get("unit") == "percentunit" and panel["title"] not in NO_SHARES:
+        for target in panel["targets"]:
+            if " / " in target["expr"] and re.search(r":rate\w+|\b(rate|increase)\(", target["expr"]):
+                assert re.search(r"clamp_max\(.* / .*, 1\)", target["expr"])

@@ -6,7 +6,7 @@ import doctest
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -80,6 +80,16 @@ def test_the_chosen_panels_are_on_the_dashboards() -> None:
     kept = boards_of(boards)
     for picture in PICTURES.values():
         assert [panel["title"] for panel in kept[picture.board]["panels"]] == list(picture.titles)
+
+
+def test_the_pictures_show_what_the_dashboards_ask(recording: Recording) -> None:
+    now = boards_of({path.stem: json.loads(path.read_text()) for path in BOARDS.glob("*.json")})
+    for name, board in recording.boards.items():
+        assert _asked(board) == _asked(now[name]), "run `make pictures` and commit the result"
+
+
+def _asked(board: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {panel.title: [target.expression for target in panel.targets] for panel in panels_of(board)}
 
 
 def test_the_run_shows_the_disease_and_the_cure(recording: Recording) -> None:

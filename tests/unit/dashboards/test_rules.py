@@ -18,6 +18,7 @@ from dashboards.rules import RULES, alerts, render
 from dashboards.thresholds import THRESHOLDS
 from dashboards.vectors import Vector, once, series
 from loopwatch.telemetry import catalogue
+from loopwatch_monitor.settings import Settings
 from tests.promtool import Promtool
 
 ALERTS = alerts(Pace())
@@ -34,7 +35,7 @@ LOG_EVENTS = (
 
 @pytest.fixture(autouse=True)
 def usual_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("GRAFANA_URL", "RUNBOOK_URL"):
+    for variable in ("GRAFANA_URL", "RUNBOOK_URL", "METRIC_PREFIX"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -91,6 +92,12 @@ def test_an_alert_says_only_what_its_condition_knows() -> None:
             description="Of {queue_name}.",
             panel=("loopwatch-x", "X"),
         )
+
+
+def test_a_worker_that_is_gone_is_lost_and_not_stale() -> None:
+    """An age and how long it lasts lie above the time after which a silent worker is lost; so no two alerts tell it."""
+    (stale,) = [alert for alert in ALERTS if alert.name == "SnapshotsStale"]
+    assert THRESHOLDS.snapshot_seconds + stale.lasts > Settings(broker_url="redis://localhost").worker_timeout
 
 
 # ------------------------------------------------------------------------------------------------------ the pace
