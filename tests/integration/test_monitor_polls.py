@@ -218,8 +218,10 @@ def test_a_monitor_on_redis_is_small_and_carries_neither_celery_nor_redis_py(red
         sys.executable,
         "-c",
         # It ends by that, and not by coming back.
-        "import os, sys; leave = os._exit; os._exit = lambda code: (print(*sys.modules, flush=True), leave(code)); "
-        "from loopwatch_monitor.command import main; main()",
+        (
+            "import os, sys; leave = os._exit; os._exit = lambda code: (print(*sys.modules, flush=True), leave(code)); "
+            "from loopwatch_monitor.command import main; main()"
+        ),
     )
     with (
         answering(redis_url, "w@h"),
