@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -32,9 +33,6 @@ Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """A page of metrics: (sample name, labels) to value."""
 
 
-_kept: list[socket.socket] = []
-
-
 def free_port() -> int:
     """A TCP port of the loopback interface for a server of this test process's: the kernel gives it to nobody else.
 
@@ -42,7 +40,7 @@ def free_port() -> int:
     are refused.
     """
     keeper = socket.socket()
-    _kept.append(keeper)
+    atexit.register(keeper.close)
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     keeper.bind(("127.0.0.1", 0))
     port: int = keeper.getsockname()[1]

@@ -156,7 +156,8 @@ def test_a_fork_waits_until_the_brokers_client_is_not_in_use() -> None:
     thread.start()
     assert inside.wait(60)
     threading.Timer(reporter.FORK_WAIT / 5, leave.set).start()
-    assert _in_child(lambda: not thread.is_alive() and reporter._publishing._lock.acquire(timeout=5))
+    # What the child remembers of the moment of the fork.
+    assert _in_child(lambda: leave.is_set() and reporter._publishing._lock.acquire(timeout=5))
     thread.join()
     with reporter._publishing:
         pass
