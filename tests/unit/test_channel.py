@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -279,9 +280,22 @@ def test_a_full_channel_never_blocks_and_the_drop_is_counted() -> None:
             sent += 1
             assert sent < 100_000
         assert STATS.value(catalogue.TELEMETRY_DROPPED, ("channel_full",)) == before + 1
-        # Room is made while the last snapshot waits for it.
-        threading.Timer(0.05, lambda: [silent.recv(65536) for _ in range(3)]).start()
-        assert writer.send(deadline=time.monotonic() + 30)
+        # Room is made while the last snapshot waits for it: it has as many parts as other tests have left series.
+        told = threading.Event()
+        reader = threading.Thread(target=_read_until, args=(told, silent))
+        reader.start()
+        try:
+            assert writer.send(deadline=time.monotonic() + 100)
+        finally:
+            told.set()
+            reader.join()
+
+
+def _read_until(told: threading.Event, silent: socket.socket) -> None:
+    while not told.wait(0.01):
+        with suppress(BlockingIOError):
+            while True:
+                silent.recv(65536, socket.MSG_DONTWAIT)
 
 
 def test_what_is_no_snapshot_is_counted(channel: Channel) -> None:
