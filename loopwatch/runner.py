@@ -117,7 +117,7 @@ class _Home:
         self.loop.set_task_factory(make_task)
         self._hooks = GenerationHooks()
         # Celery tells when a worker's process ends (a pool child never comes to its exit functions); a script does not.
-        atexit.unregister(close_loops)
+        atexit.unregister(close_loops)  # once is enough, however many loops there are
         atexit.register(close_loops)
 
     def run(self, subject: object, timeout: float | None) -> object:

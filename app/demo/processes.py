@@ -43,7 +43,8 @@ def run_to_end(command: list[str], **options: Any) -> tuple[int, str]:
         try:
             _, errors = process.communicate()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             _wait_for_the_end_of(process.pid)
             raise

@@ -74,7 +74,8 @@ class Hub:
     ) -> None:
         self._clock = clock
         self._status = status
-        self._listened, self._started = clock()
+        now = clock()
+        self._listened, self._started = now.monotonic, now.wall
         self._created = settings.created_timestamps
         self._lock = FairLock()
         self._fleet = Fleet(

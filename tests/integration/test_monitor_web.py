@@ -101,23 +101,30 @@ async def test_headers_of_every_response_and_those_of_the_file(tmp_path: Path) -
             assert headers["server"] == "loopwatch"
 
 
-async def test_scrapers_that_come_together_share_one_page() -> None:
-    """Two come while one page is made, a third one after it."""
-    made, go_on = [], threading.Event()
+class _Held:
+    """A page that is not made to its end before it may."""
 
-    def pieces(form: Format, names: frozenset[str]) -> Iterator[bytes]:
-        made.append(form)
-        assert go_on.wait(DEADLINE)
+    def __init__(self) -> None:
+        self.made: list[Format] = []
+        self.go_on = threading.Event()
+
+    def __call__(self, form: Format, names: frozenset[str]) -> Iterator[bytes]:
+        self.made.append(form)
+        assert self.go_on.wait(DEADLINE)
         yield b"x 1\n"
 
-    async with serving(pieces=pieces) as client:
+
+async def test_scrapers_that_come_together_share_one_page() -> None:
+    """Two come while one page is made, a third one after it."""
+    page = _Held()
+    async with serving(pieces=page) as client:
         both = [asyncio.create_task(client.get("/metrics")) for _ in range(2)]
-        await until(lambda: bool(made), "the first")
+        await until(lambda: bool(page.made), "the first")
         assert (await client.get("/live")).status == 200  # the loop is free meanwhile; and the second has come
-        go_on.set()
+        page.go_on.set()
         assert [found.body for found in await asyncio.gather(*both)] == [b"x 1\n"] * 2
         assert (await client.get("/metrics")).body == b"x 1\n"
-    assert len(made) == 2
+    assert len(page.made) == 2
 
 
 async def test_parts_of_the_page_do_not_queue_up_without_end() -> None:
@@ -159,39 +166,27 @@ async def test_so_many_names_that_nobody_needs_them() -> None:
 
 
 async def test_a_scraper_that_gives_up_does_not_cost_the_other_his_page() -> None:
-    made, go_on = [], threading.Event()
-
-    def pieces(form: Format, names: frozenset[str]) -> Iterator[bytes]:
-        made.append(form)
-        assert go_on.wait(DEADLINE)
-        yield b"x 1\n"
-
-    scraper = Scraper(pieces, listen.reset)
+    page = _Held()
+    scraper = Scraper(page, listen.reset)
     impatient, patient = (asyncio.create_task(scraper.page(Variant())) for _ in range(2))
-    await until(lambda: bool(made), "the first")
+    await until(lambda: bool(page.made), "the first")
     impatient.cancel()
     await asyncio.wait([impatient])
-    go_on.set()
+    page.go_on.set()
     assert await patient == [b"x 1\n"]
-    assert len(made) == 1
+    assert len(page.made) == 1
 
 
 async def test_a_scraper_that_is_gone_is_no_failure() -> None:
-    made, go_on = [], threading.Event()
-
-    def pieces(form: Format, names: frozenset[str]) -> Iterator[bytes]:
-        made.append(form)
-        assert go_on.wait(DEADLINE)
-        yield b"x 1\n"
-
-    async with serving(pieces=pieces) as client:
+    page = _Held()
+    async with serving(pieces=page) as client:
         with capture_logs() as logs:
             _, writer = await client.connect()
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n")
-            await until(lambda: bool(made), "the page")
+            await until(lambda: bool(page.made), "the page")
             writer.transport.abort()
             assert (await client.get("/live")).status == 200  # its end is heard of before
-            go_on.set()
+            page.go_on.set()
             assert (await client.get("/metrics")).body == b"x 1\n"
         assert logs == []
 

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 
 import pytest
 
@@ -17,6 +17,21 @@ from loopwatch.runner import close_loops, run_async
 def _loops_end() -> Iterator[None]:
     yield
     close_loops()
+
+
+def _in_a_thread(coroutine: Coroutine[object, object, None]) -> tuple[threading.Thread, list[BaseException]]:
+    """Runs it in a thread, and what it raised there."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            run_async(coroutine)
+        except BaseException as error:  # noqa: BLE001  # a CancelledError, which the test looks at
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, raised
 
 
 class LimitError(Exception):
@@ -46,7 +61,6 @@ def test_closing_lets_the_caller_of_a_coroutine_go_that_heeds_no_cancellation(mo
     monkeypatch.setattr("loopwatch.runner.CLOSE_TIMEOUT", 0.05)
     started = threading.Event()
     tasks: list[asyncio.Task[None]] = []
-    raised: list[BaseException] = []
 
     async def stubborn() -> None:
         task = asyncio.current_task()
@@ -61,14 +75,7 @@ def test_closing_lets_the_caller_of_a_coroutine_go_that_heeds_no_cancellation(mo
             except GeneratorExit:
                 return
 
-    def run() -> None:
-        try:
-            run_async(stubborn())
-        except BaseException as error:  # noqa: BLE001  # a CancelledError, looked at below
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    thread, raised = _in_a_thread(stubborn())
     assert started.wait(10)
     close_loops()
     thread.join(10)
@@ -102,20 +109,12 @@ print("over")
 def test_closing_lets_the_caller_of_a_coroutine_go_that_blocks_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loopwatch.runner.CLOSE_TIMEOUT", 0.05)
     started, over = threading.Event(), threading.Event()
-    raised: list[BaseException] = []
 
     async def blocking() -> None:
         started.set()
         over.wait(60)
 
-    def run() -> None:
-        try:
-            run_async(blocking())
-        except BaseException as error:  # noqa: BLE001  # a CancelledError, looked at below
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    thread, raised = _in_a_thread(blocking())
     try:
         assert started.wait(10)
         (serving,) = [one for one in threading.enumerate() if one.name == "loopwatch-loop"]

@@ -27,7 +27,7 @@ from loopwatch.telemetry.stats import STATS
 
 R = TypeVar("R")
 _numbers = count()
-FAST = settings(max_examples=50, stateful_step_count=40, deadline=None)
+FAST = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
 @dataclass(eq=False)
