@@ -4,7 +4,7 @@ A loop that lives on keeps its engines and clients, so a task costs no new conne
 
 - in the main thread (Celery's prefork and solo pools, scripts) a loop of this thread's own, run by
   ``run_until_complete``: context variables, ``self.request`` and signals are the task's own. A soft time limit cancels
-  the coroutine (`soft_limit`);
+  the coroutine (`soft_limit`), and so does the signal that ends the process (`termination`);
 - in any other thread (the threads pool) one shared loop in a background thread: a loop per thread would multiply the
   pools by the threads;
 - under gevent and eventlet always the shared loop, whose "thread" is a greenlet there (`green`).
@@ -37,6 +37,7 @@ from loopwatch.loop_lag import LoopLag
 from loopwatch.soft_limit import SoftLimit, soft_limit_handler
 from loopwatch.subjects import check_subject, made_by
 from loopwatch.telemetry.stats import NO_TASK, current_task
+from loopwatch.termination import Termination
 
 __all__ = ["close_loops", "run_async"]
 
@@ -151,6 +152,8 @@ class _OwnLoop(_Home):
         # Lone: a task that computes on its own loop hurts nobody but itself.
         self._lag = LoopLag(self.loop, "the main thread's event loop", lone=True)
         self._lag.start()
+        self._termination = Termination(self.loop)
+        self._termination.install()
 
     def run(self, subject: object, timeout: float | None) -> object:
         run = Leftovers(self.loop)
@@ -195,6 +198,7 @@ class _OwnLoop(_Home):
         self._lag.stop()
         self.loop.run_until_complete(self._end())
         self.loop.close()
+        self._termination.remove()
 
 
 class _SharedLoop(_Home):

@@ -210,6 +210,7 @@ def _task_failure(exception: BaseException, **_: Any) -> None:
     count_once(sys.exc_info()[1] or exception, source="exception")
 
 
-def _task_retry(reason: BaseException, **_: Any) -> None:
-    # Celery's Retry, whose `exc` is what the task failed with.
-    count_once(reason, source="exception")
+def _task_retry(reason: BaseException | None = None, **_: Any) -> None:
+    # Celery's Retry, whose `exc` is what the task failed with; none where a cold shutdown has cancelled the task.
+    if reason is not None:
+        count_once(reason, source="exception")

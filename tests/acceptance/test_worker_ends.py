@@ -105,6 +105,9 @@ def test_a_cold_shutdown_leaves_no_session(
     with worker("w", tmp_path / "log", environment, "-c", "1") as running:
         _send(listener.app, "hold")
         wait_until(lambda: sessions() == ["idle in transaction"], sessions)
+        # Celery cancels what it knows to have begun, and waits for the end of what it does not.
+        inspect = listener.app.control.inspect(destination=[running.node])
+        wait_until(lambda: (inspect.active() or {}).get(running.node))
         running.process.send_signal(signal.SIGQUIT)
         running.process.wait(DEADLINE)
         wait_until(lambda: not sessions(), sessions)

@@ -161,9 +161,10 @@ class Worker:
 
 @contextmanager
 def worker(node: str, log: Path, environment: dict[str, str], *options: str, app: str = WORKER_APP) -> Iterator[Worker]:
-    """Runs a worker; stops it warmly."""
+    """Runs a worker; stops it warmly. No receiver of Celery's signals may have raised meanwhile."""
     running = Worker(node, log, environment, *options, app=app)
     try:
         yield running
     finally:
         running.stop()
+    assert "Signal handler" not in running.log, running.log
