@@ -39,4 +39,5 @@ def demo_environment(stack: ExitStack, given: Mapping[str, str]) -> dict[str, st
         environment["REDIS_URL"] = redis.url
     environment.setdefault("API_PORT", str(free_port(8080)))
     environment.setdefault("MONITOR_PORT", str(free_port(9808)))
+    environment.setdefault("LLM_PORT", str(free_port(8090)))
     return environment

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from app.demo.fleet import Fleet
 from app.demo.metrics import Page, QueueNumbers, numbers_by_queue
-from app.demo.servers import free_port
 from app.demo.summary import Show, comparison, live
 from app.demo.traffic import Traffic
 
@@ -104,11 +103,11 @@ class Demo:
 
     def _start_services(self) -> None:
         """The LLM server, the API (which makes the tables) and the monitor."""
-        llm_port = free_port()
+        llm_port = self._environment["LLM_PORT"]
         self._environment.setdefault("LLM_BASE_URL", f"http://127.0.0.1:{llm_port}/v1")
         self._start(
             {
-                "llm": shlex.join([sys.executable, "-m", "app.llm_server", "--port", str(llm_port)]),
+                "llm": shlex.join([sys.executable, "-m", "app.llm_server", "--port", llm_port]),
                 "api": shlex.join([str(ENTRYPOINT), "api"]),
                 "monitor": shlex.join([str(ENTRYPOINT), "monitor"]),
             },

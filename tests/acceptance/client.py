@@ -10,7 +10,7 @@ import redis
 
 from tests.acceptance.stack import eventually
 
-__all__ = ["Answer", "Client", "results"]
+__all__ = ["Answer", "Client", "ended", "results"]
 
 
 class Answer(NamedTuple):
@@ -58,7 +58,7 @@ class Client:
 
     def _send(self, message: request.Request) -> Answer:
         try:
-            with request.urlopen(message, timeout=30) as answer:
+            with request.urlopen(message, timeout=60) as answer:
                 return Answer(answer.status, json.load(answer))
         except error.HTTPError as refused:
             with refused:
@@ -70,3 +70,14 @@ def results(url: str) -> list[dict[str, Any]]:
     with redis.Redis.from_url(url, decode_responses=True) as client:
         keys = list(client.scan_iter("celery-task-meta-*"))
         return [json.loads(text) for text in client.mget(keys) if text] if keys else []
+
+
+def ended(url: str, number: int) -> list[dict[str, Any]]:
+    """The results of so many tasks, once all of them have ended: what a task did is seen sooner, and so is that it has
+    sent another one, which nobody may have begun yet."""
+
+    def look() -> list[dict[str, Any]] | None:
+        found = results(url)
+        return found if len(found) == number and all(one["status"] != "STARTED" for one in found) else None
+
+    return eventually(look, timeout=120, what=f"{number} tasks have ended")

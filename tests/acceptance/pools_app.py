@@ -19,9 +19,9 @@ from sqlalchemy import text
 
 import loopwatch
 from loopwatch.telemetry.stats import current_task
+from tests.acceptance.patience import DEADLINE, be_patient
 
 URL = os.environ["REDIS_URL"]
-DEADLINE = 60.0
 
 app = Celery("pools_app", broker=URL, backend=URL, task_cls=loopwatch.AsyncTask)
 app.conf.update(
@@ -29,6 +29,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_cancel_long_running_tasks_on_connection_loss=True,
 )
+be_patient(app)
 loopwatch.instrument(app, interval=0.5, event_loop=os.environ.get("EVENT_LOOP"))
 engine = loopwatch.create_async_engine(os.environ["DATABASE_URL"], name="main", pool_size=2, max_overflow=3)
 redis = loopwatch.redis_from_url(URL)
@@ -262,9 +263,11 @@ async def leave_an_orphan(key: str) -> None:
         for _ in range(1000):
             await asyncio.sleep(0.01)
             log[key].append("resumed")
+            ran.set()
 
+    ran = asyncio.Event()
     kept.append(asyncio.create_task(orphan()))
-    await asyncio.sleep(0.05)
+    await ran.wait()
 
 
 @app.task

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Warden", "answer", "descendants", "members", "memory", "within"]
+__all__ = ["Warden", "answer", "descendants", "members", "memory", "sleeps", "within"]
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -77,6 +77,12 @@ def answer(command: list[str], *, cwd: Path, environment: Mapping[str, str], tim
 def members(group: int) -> list[int]:
     """The processes of a group, zombies aside."""
     return [pid for pid, (state, _, other) in _processes().items() if other == group and state != "Z"]
+
+
+def sleeps(pid: int) -> bool:
+    """Whether a process waits for something."""
+    state, _, _ = _processes().get(pid, ("", 0, 0))
+    return state == "S"
 
 
 def descendants(pid: int) -> list[int]:

@@ -69,7 +69,7 @@ class Prometheus:
     def _api(self, what: str, **parameters: Any) -> Any:
         url = f"{self.url}/api/v1/{what}?{urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as refused:
             with refused:

@@ -143,10 +143,7 @@ def watch(stack: Compose, *, expected: Iterable[str], inhibited: Iterable[str]) 
             ended = "sum(rate(loopwatch_engines_disposed_total[5s] offset 2s))"
             eventually(lambda: prometheus.query(ended), timeout=PATIENCE, what="a process that was replaced")
             alerts += [alert for alert in told(names - WAITING) if alert["labels"]["alertname"] not in WAITING]
-            # A scrape that failed for want of a processor would leave a hole at the very moment that is looked at.
-            whole = 'min_over_time(up{job="loopwatch"}[5s]) == 1'
-            eventually(lambda: prometheus.query(whole), timeout=PATIENCE, what="scrapes without a hole")
-            height = time.time()
+            height = _without_a_hole(prometheus, after=time.time())
         # The one of the logs had to wait for its table.
         conflicts = 'count(sum by (hostname) (loopwatch_loop_conflicts_total{hostname=~".+@global[.].+"}) > 0)'
         everywhere = f"{conflicts} == {len(SICK)}"
@@ -154,6 +151,21 @@ def watch(stack: Compose, *, expected: Iterable[str], inhibited: Iterable[str]) 
         stack.stop(*SICK)
         eventually(over, timeout=PATIENCE, what="the end of all alerts")
     return Seen(prometheus, began, quiet, height, time.time(), alerts)
+
+
+def _without_a_hole(prometheus: Prometheus, *, after: float) -> float:
+    """A moment, past by now, at which Prometheus has the numbers of the last scrapes.
+
+    A scrape that failed for want of a processor would leave a hole at the very moment that is looked at; and it fails
+    a little later than it began, which is when its hole is.
+    """
+    whole = 'min_over_time(up{job="loopwatch"}[5s]) == 1'
+
+    def moment() -> float | None:
+        past = time.time() - 2 * STEP
+        return past if past > after and prometheus.query(whole, time=past) else None
+
+    return eventually(moment, timeout=PATIENCE, what="scrapes without a hole")
 
 
 def followed(url: str) -> tuple[dict[str, Any], Panel, dict[str, list[str]]]:

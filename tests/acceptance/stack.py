@@ -21,7 +21,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.process_groups import descendants
 
-__all__ = ["ROOT", "Page", "Running", "Stack", "eventually", "free_port", "parse_page", "scrape", "total"]
+__all__ = [
+    "ROOT",
+    "START_TIMEOUT",
+    "Page",
+    "Running",
+    "Stack",
+    "eventually",
+    "free_port",
+    "parse_page",
+    "scrape",
+    "total",
+]
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = ROOT / "app" / "scripts" / "entrypoint.sh"

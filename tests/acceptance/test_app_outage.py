@@ -77,7 +77,7 @@ def test_outages_are_shown_and_survived(stack: Gated) -> None:
     # Notifications are auxiliary: the workflow goes on without them.
     stack.redis.close()
     eventually(lambda: health() == (200, "up", "down", "up"))
-    assert client.get("/health").body["status"] == "degraded"
+    eventually(lambda: client.get("/health").body["status"] == "degraded")
     _completes(client, "without notifications")
     assert client.get(f"/api/v1/tasks/{client.begin('deaf')}/events").status == 503
     stack.redis.open()

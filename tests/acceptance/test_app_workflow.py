@@ -15,8 +15,8 @@ import psycopg
 import pytest
 import redis
 
-from tests.acceptance.client import Client, results
-from tests.acceptance.stack import Page, Stack, eventually, scrape, total
+from tests.acceptance.client import Client, ended, results
+from tests.acceptance.stack import START_TIMEOUT, Page, Stack, eventually, scrape, total
 from tests.postgres import eventually_sessions
 
 pytestmark = pytest.mark.timeout(400)
@@ -70,15 +70,12 @@ def test_a_roadmap_goes_to_completion_through_review(stack: Stack) -> None:
     assert refused["error"] == "Rejected in review: zu kurz"
     assert not any(section["content"] for section in refused["roadmap"]["sections"])
 
-    # The outline, the review, each section and the end.
+    # The outline, the review, each section and the end; of the other one, the outline and the review. Each is a task,
+    # and so is its line in the log.
     lines = 3 + len(titles)
-    eventually(lambda: _log_lines(stack.environment["DATABASE_URL"], approved) == lines, what=f"{lines} log lines")
-
-    def statuses() -> set[str]:
-        return {result["status"] for result in results(stack.environment["REDIS_URL"])}
-
-    eventually(lambda: "STARTED" not in statuses())  # what a task did is seen before its end is
-    assert statuses() == {"SUCCESS"}
+    statuses = {result["status"] for result in ended(stack.environment["REDIS_URL"], 2 * (lines + 2))}
+    assert statuses == {"SUCCESS"}
+    assert _log_lines(stack.environment["DATABASE_URL"], approved) == lines
 
 
 def test_what_clients_get_wrong_is_named_and_nothing_is_enqueued(stack: Stack) -> None:
@@ -124,20 +121,23 @@ async def test_the_web_socket_relays_notifications(stack: Stack) -> None:
     client = Client(stack.api)
     task_id = client.begin("Learn Rust")
     events = []
+    reviews = []
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{stack.api}/api/v1/tasks/{task_id}/events") as socket,
     ):
         first = await socket.receive_json(timeout=60)
         assert first == {"task_id": task_id, "event": "state", "state": "pending"}
-        await asyncio.to_thread(stack.start_workers)
-        async with asyncio.timeout(60):
+        # Read all the time: who does not answer the server's pings for a while is taken to have left.
+        async with asyncio.timeout(START_TIMEOUT + 60), asyncio.TaskGroup() as beside:
+            beside.create_task(asyncio.to_thread(stack.start_workers))
             async for message in socket:
                 event = message.json()
                 events.append(event["state"] if event["event"] == "state" else event["event"])
                 if event.get("state") == "waiting_for_review":
                     assert event["title"]
-                    assert (await asyncio.to_thread(client.review, task_id, approved=True)).status == 202
+                    reviews.append(beside.create_task(asyncio.to_thread(client.review, task_id, approved=True)))
+    assert [review.result().status for review in reviews] == [202]
     assert events[:2] == ["generating_outline", "waiting_for_review"]
     assert "section_completed" in events
     assert events[-1] == "completed"
@@ -193,7 +193,7 @@ def test_a_step_whose_process_is_killed_does_not_hang_for_ever(stack: Stack) -> 
 def test_one_api_process_can_be_scraped_itself(stack: Stack) -> None:
     stack.environment["APP_METRICS"] = "direct"
     stack.start_api()
-    assert Client(stack.api).get("/health").status == 200
+    eventually(lambda: Client(stack.api).get("/health").status == 200)
     page = eventually(lambda: _with_a_connection(scrape(f"{stack.api}/metrics")))
     assert total(page, "loopwatch_loop_conflicts_total") == 0
 
@@ -206,6 +206,6 @@ def test_several_api_processes_behind_gunicorn(stack: Stack) -> None:
     stack.environment["WEB_CONCURRENCY"] = "2"
     api = stack.start_api()
     client = Client(stack.api)
-    assert client.get("/health").body["status"] == "ok"
+    eventually(lambda: client.get("/health").body["status"] == "ok")
     assert client.task(client.begin("Learn SQL"))["state"] == "pending"
     assert api.stop(timeout=60) == 0

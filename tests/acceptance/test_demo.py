@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.acceptance.process_groups import members
-from tests.acceptance.stack import eventually
+from tests.acceptance.process_groups import members, sleeps
+from tests.acceptance.stack import eventually, free_port
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -40,11 +40,13 @@ class Demo:
         self.directory = Path(tempfile.mkdtemp(prefix="loopwatch-test-"))
         self.directory.chmod(0o755)
         given = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "REDIS_URL")}
+        # Kept for it: those that it chooses itself may be another's by the time that it has started.
+        ports = {name: str(free_port()) for name in ("API_PORT", "LLM_PORT", "MONITOR_PORT")}
         with output.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "app.demo"],
                 cwd=ROOT,
-                env={**given, **environment, MARK: self.mark, "TMPDIR": str(self.directory)},
+                env={**given, **ports, **environment, MARK: self.mark, "TMPDIR": str(self.directory)},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -173,6 +175,8 @@ def test_what_is_being_started_ends_with_who_is_interrupted(tmp_path: Path, prog
     ) as process:
         group = int(eventually(lambda: told.read_text() if told.exists() else None))
         assert members(group)
+        # Python does not own what it starts before Popen has returned; it works until then, and waits from then on.
+        eventually(lambda: sleeps(process.pid))
         process.send_signal(signal.SIGINT)
     # By then, and not a little later: what it writes to is removed next.
     assert members(group) == []

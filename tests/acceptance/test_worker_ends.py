@@ -55,10 +55,10 @@ def test_a_task_that_is_terminated_or_runs_out_of_time_leaves_no_session(
             listener.app.control.revoke(result.id, terminate=True, signal=number)
             wait_until(partial(_is_revoked, result))
             wait_until(lambda: not sessions(), sessions)
-        # The child is connected then: the time is for the transaction alone.
+        # The child is connected then: the time is for the transaction alone, which has begun long before.
         assert _send(listener.app, "query").get(timeout=DEADLINE) == 1
         with pytest.raises(TimeoutError):
-            _send(listener.app, "hold_with_a_timeout", 1.0).get(timeout=DEADLINE)
+            _send(listener.app, "hold_with_a_timeout", 5.0).get(timeout=DEADLINE)
         assert sessions() == ["idle"]
         assert _send(listener.app, "query").get(timeout=DEADLINE) == 1
 
@@ -103,11 +103,10 @@ def test_a_cold_shutdown_leaves_no_session(
     listener: Listener, environment: dict[str, str], sessions: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     with worker("w", tmp_path / "log", environment, "-c", "1") as running:
-        _send(listener.app, "hold")
+        result = _send(listener.app, "hold")
         wait_until(lambda: sessions() == ["idle in transaction"], sessions)
         # Celery cancels what it knows to have begun, and waits for the end of what it does not.
-        inspect = listener.app.control.inspect(destination=[running.node])
-        wait_until(lambda: (inspect.active() or {}).get(running.node))
+        listener.wait_until_active(running.node, {result.id})
         running.process.send_signal(signal.SIGQUIT)
         running.process.wait(DEADLINE)
         wait_until(lambda: not sessions(), sessions)
@@ -135,19 +134,22 @@ def test_a_pool_that_grows_and_shrinks_leaves_no_session_and_loses_no_count(
     listener: Listener, environment: dict[str, str], sessions: Callable[[], list[str]], tmp_path: Path, option: str
 ) -> None:
     by_hand = option == "--concurrency=1"
-    release = tmp_path / "release"
+    first, second = tmp_path / "first", tmp_path / "second"
     with worker("w", tmp_path / "log", environment, option) as running:
         listener.wait_for_control(running.node)
         if by_hand:
             listener.app.control.pool_grow(3)
             wait_until(lambda: len(running.children()) == 4, running.children)
-        results = [_send(listener.app, "work", str(release)) for _ in range(8)]
+        results = [_send(listener.app, "work", str(release)) for release in (first, second) for _ in range(4)]
         wait_until(lambda: sessions() == ["idle in transaction"] * 4, sessions)
-        release.touch()
+        first.touch()
+        # Celery takes a child for idle, and may end it, while it does not know that the child's task has begun.
+        listener.wait_until_active(running.node, {result.id for result in results[4:]})
+        second.touch()
         pids = {result.get(timeout=DEADLINE) for result in results}
         assert len(pids) == 4
         if by_hand:
-            listener.wait_until_idle(running.node)
+            listener.wait_until_active(running.node, set())
             listener.app.control.pool_shrink(3)
         wait_until(lambda: len(running.children()) == 1, lambda: (running.children(), running.log))
         wait_until(lambda: len(sessions()) <= 1, sessions)

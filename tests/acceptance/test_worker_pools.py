@@ -204,7 +204,7 @@ def test_the_coroutine_of_a_greenlet_that_is_revoked_is_cancelled(pool: Pool) ->
 def test_the_coroutine_of_a_greenlet_whose_time_is_up_is_cancelled(pool: Pool) -> None:
     assert pool.call("query") == 1
     key = pool.key()
-    pool.send("hold", key, time_limit=3)
+    pool.send("hold", key, time_limit=10)  # it holds long before
     wait_until(lambda: pool.client.backend.client.get(key))
     _assert_cancelled(pool, key)
 

@@ -18,12 +18,15 @@ pytestmark = pytest.mark.timeout(300)
 
 EMBEDDED = """
 import sys, threading
-from tests.acceptance.worker_app import app
+from tests.acceptance.worker_app import DEADLINE, app
 worker = app.Worker(pool="solo", hostname="embedded@test", without_mingle=True, without_gossip=True, quiet=True)
 thread = threading.Thread(target=worker.start)
 thread.start()
 thread.join()
-left = sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("loopwatch"))
+ours = [thread for thread in threading.enumerate() if thread.name.startswith("loopwatch")]
+for thread in ours:
+    thread.join(DEADLINE)  # it has been told to end
+left = sorted(thread.name for thread in ours if thread.is_alive())
 sys.exit(f"left behind: {left}" if left else 0)
 """
 
@@ -98,7 +101,7 @@ def test_a_pool_that_grows_and_shrinks(listener: Listener, redis_url: str, tmp_p
         for _ in range(6):
             _notify(listener)
         wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 6, lambda: listener.snapshots)
-        listener.wait_until_idle(running.node)
+        listener.wait_until_active(running.node, set())
         control.pool_shrink(2, destination=[running.node])
         # One child is left, in whichever slot; the parent tells of itself in slot 0.
         wait_until(lambda: len(slots() - {"0"}) <= 1, slots)

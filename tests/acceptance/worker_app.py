@@ -17,10 +17,13 @@ from kombu import Exchange, Queue
 from sqlalchemy import text
 
 import loopwatch
+from tests.acceptance.patience import DEADLINE, be_patient
 
 REDIS = os.environ["REDIS_URL"]
 RABBITMQ = os.environ.get("RABBITMQ_URL", "")
 QUORUM = {"x-queue-type": "quorum"}
+LONG = 3 * DEADLINE
+"""Seconds that a task lasts which is to be ended: what was waited for did not come because it ended by itself."""
 
 app = Celery("worker_app", broker=RABBITMQ or REDIS, backend=REDIS, task_cls=loopwatch.AsyncTask)
 app.conf.update(
@@ -40,6 +43,7 @@ if os.environ.get("MORE_QUEUES"):
         Queue("quorum", Exchange("quorums", type="topic"), "default", queue_arguments=QUORUM),
         Queue("audits", Exchange("quorums", type="topic"), "audit.*", queue_arguments=QUORUM),
     ]
+be_patient(app)
 loopwatch.instrument(app, interval=0.5, release="1.2.3", stall_threshold=0.5)
 engine = (
     loopwatch.create_async_engine(os.environ["DATABASE_URL"], name="main") if os.environ.get("DATABASE_URL") else None
@@ -102,11 +106,11 @@ async def hold() -> None:
 
 
 async def _hold() -> None:
-    """Holds a transaction open for a minute."""
+    """Holds a transaction open."""
     assert engine is not None
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
-        await asyncio.sleep(60)
+        await asyncio.sleep(LONG)
 
 
 @app.task
@@ -131,7 +135,7 @@ async def block() -> None:
     assert engine is not None
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
-        time.sleep(60)  # noqa: ASYNC251
+        time.sleep(LONG)  # noqa: ASYNC251
 
 
 @app.task
@@ -158,9 +162,11 @@ async def leave_an_orphan() -> None:
         for _ in range(1000):
             await asyncio.sleep(0.01)
             log.append("resumed")
+            ran.set()
 
+    ran = asyncio.Event()
     orphans.append(asyncio.create_task(orphan()))
-    await asyncio.sleep(0.05)
+    await ran.wait()
 
 
 @app.task

@@ -18,13 +18,13 @@ from celery import Celery
 
 from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.catalogue import Metric
+from tests.acceptance.patience import DEADLINE
 from tests.acceptance.process_groups import descendants
+
+__all__ = ["DEADLINE", "ROOT", "WORKER_APP", "Listener", "Worker", "wait_until", "worker"]
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER_APP = "tests.acceptance.worker_app"
-DEADLINE = 60.0
-"""Seconds to wait for what must come; a machine under load is slow."""
-
 T = TypeVar("T")
 
 
@@ -52,6 +52,8 @@ class Listener:
     def __enter__(self) -> Listener:
         self._thread.start()
         assert self._listening.wait(DEADLINE)
+        # Redis is asked for events a little later than kombu says, and keeps none until then.
+        wait_until(self._hears_itself)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,17 +87,31 @@ class Listener:
         """Waits until the node takes commands: it is ready a little sooner, and Redis keeps none for it."""
         wait_until(lambda: self.app.control.ping(destination=[node]))
 
-    def wait_until_idle(self, node: str) -> None:
-        """Waits until no child of the pool has a task: a result is there a little sooner."""
+    def wait_until_active(self, node: str, tasks: set[str]) -> None:
+        """Waits until the worker's parent knows that these tasks have begun, and no others: what they do is seen
+        sooner, and so are their results."""
         inspect = self.app.control.inspect(destination=[node])
-        wait_until(lambda: (inspect.active() or {}).get(node) == [])
+
+        def active() -> set[str] | None:
+            found = (inspect.active() or {}).get(node)
+            return None if found is None else {task["id"] for task in found}
+
+        wait_until(lambda: active() == tasks, active)
 
     def wait_for_all_sent(self) -> None:
         """Waits for an event of our own: whatever was published before it has arrived by then."""
+        mark = self._send_mark()
+        wait_until(lambda: mark in self.types)
+
+    def _send_mark(self) -> str:
         mark = f"mark-{uuid4()}"
         with self.app.connection_for_write() as connection:
             self.app.events.Dispatcher(connection, groups=["mark"]).send(mark)
-        wait_until(lambda: mark in self.types)
+        return mark
+
+    def _hears_itself(self) -> bool:
+        self._send_mark()
+        return bool(self.types)
 
     def sum(self, node: str, metric: Metric, *labels: str) -> float:
         """A counter in the node's newest snapshot, summed over the series whose labels begin with these."""

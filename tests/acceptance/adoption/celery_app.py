@@ -11,6 +11,7 @@ import os
 from celery import Celery
 
 import loopwatch
+from tests.acceptance.patience import be_patient
 
 STAGE = os.environ["STAGE"]
 REDIS_URL = os.environ["REDIS_URL"]
@@ -21,6 +22,7 @@ app.conf.update(
     include=[f"tests.acceptance.adoption.{style}_{STAGE}" for style in os.environ["STYLES"].split(",")],
     broker_connection_retry_on_startup=True,
 )
+be_patient(app)
 if STAGE == "after":
     loopwatch.instrument(app, interval=0.5)
 
