@@ -49,17 +49,17 @@ def test_several_workers_of_celery_multi(listener: Listener, redis_url: str, tmp
             env={**os.environ, "REDIS_URL": redis_url},
             cwd=ROOT,
             check=True,
-            timeout=DEADLINE,
+            timeout=3 * DEADLINE,  # three interpreters and more, one after the other
             capture_output=True,
         )
 
     files = (f"--pidfile={tmp_path}/%n.pid", f"--logfile={tmp_path}/%n.log")
     options = ("-c", "1", "--without-mingle", "--without-gossip", "-Q:one@test", "logs", "-Q:two@test", "content")
-    multi("start", "-A", "tests.acceptance.worker_app", "-l", "INFO", *options)
+    nodes = {"one@test": "logs", "two@test": "content"}
     try:
+        multi("start", "-A", "tests.acceptance.worker_app", "-l", "INFO", *options)
         _notify(listener, queue="logs")
         _notify(listener, queue="content")
-        nodes = {"one@test": "logs", "two@test": "content"}
         wait_until(
             lambda: all(listener.sum(node, catalogue.NOTIFICATIONS, queue) == 1 for node, queue in nodes.items()),
             lambda: listener.snapshots,
