@@ -1,6 +1,6 @@
-"""What a worker's process gives up after seconds, after which it kills or says nothing: a machine under load is slower.
+"""How long the tests wait; and what gives up sooner in a worker's process, told to wait as long.
 
-How long that is in production has nothing to do with what these workers are run for.
+The seconds of production have nothing to do with what these workers are run for.
 """
 
 from __future__ import annotations
