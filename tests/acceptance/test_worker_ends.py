@@ -85,7 +85,9 @@ def test_a_warm_shutdown_waits_for_its_tasks_and_leaves_no_session(
     release = tmp_path / "release"
     with worker("w", tmp_path / "log", environment, "-c", "2") as running:
         results = [_send(listener.app, "work", str(release)) for _ in range(2)]
-        wait_until(lambda: sessions() == ["idle in transaction"] * 2, sessions)
+        # A transaction that has begun may still be asked something: it has been once the task has notified.
+        wait_until(lambda: listener.sum(running.node, catalogue.NOTIFICATIONS) == 2, lambda: listener.snapshots)
+        assert sessions() == ["idle in transaction"] * 2
         shut_down(running, listener)
         wait_until(lambda: SHUTS_DOWN.search(running.log), lambda: running.log)
         assert sessions() == ["idle in transaction"] * 2
