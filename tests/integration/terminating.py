@@ -22,7 +22,7 @@ import loopwatch
 from loopwatch.event_loops import use_event_loop
 
 EXITED, WENT_ON = 77, 78
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that a child has to end."""
 
 
