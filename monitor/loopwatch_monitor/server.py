@@ -153,7 +153,8 @@ class Server:
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         for name, value in (_HEADERS | dict(self._guard.current().headers)).items():
-            response.headers[name] = value
+            if value:
+                response.headers[name] = value
 
     # -------------------------------------------------------------------------------------------- pages
     async def _landing(self, request: web.Request) -> web.Response:

@@ -30,9 +30,11 @@ HEADERS: Mapping[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
 }
 """The headers that may be set, and their values where not any will do."""
-_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
+_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+"""A salt has 128 bits: its 22nd letter tells two of them, and bcrypt raises at any other."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TEXT = "a text (quote it)"
 _MAX_SIZE = 1024 * 1024
 
 
@@ -146,7 +148,8 @@ def _headers(node: yaml.Node, where: str) -> dict[str, str]:
     headers = {}
     for name, value in _mapping(nodes["headers"], f"{where}.headers", HEADERS).items() if "headers" in nodes else ():
         key = f"{where}.headers.{name}"
-        text = _one_of(value, key, HEADERS[name]) if HEADERS[name] else _text(value, key)
+        # Empty takes away what we would send.
+        text = _one_of(value, key, HEADERS[name]) if HEADERS[name] else _scalar(value, key, "str", _TEXT)
         if not text.isprintable():
             raise _ProblemError(value, key, "must be one line of printable text")
         headers[name] = text
@@ -201,7 +204,7 @@ def _scalar(node: yaml.Node, where: str, kind: str, called: str) -> str:
 
 
 def _text(node: yaml.Node, where: str) -> str:
-    text = _scalar(node, where, "str", "a text (quote it)")
+    text = _scalar(node, where, "str", _TEXT)
     if not text:
         raise _ProblemError(node, where, "is empty")
     return text

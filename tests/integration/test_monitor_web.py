@@ -101,6 +101,14 @@ async def test_headers_of_every_response_and_those_of_the_file(tmp_path: Path) -
             assert headers["server"] == "loopwatch"
 
 
+async def test_a_header_that_is_empty_in_the_file_is_not_sent(tmp_path: Path) -> None:
+    text = "http_server_config: {headers: {X-XSS-Protection: '', Content-Security-Policy: ''}}"
+    async with serving(config(tmp_path, text)) as client:
+        headers = (await client.get("/")).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert not {"x-xss-protection", "content-security-policy"} & headers.keys()
+
+
 class _Held:
     """A page that is not made to its end before it may."""
 

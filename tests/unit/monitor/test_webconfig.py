@@ -136,6 +136,7 @@ PROBLEMS = {
     'http_server_config:\n  headers:\n    X-XSS-Protection: "a\\nb"': (3, "must be one line of printable text"),
     "basic_auth_users:\n  a: hunter2": (2, "basic_auth_users.a must be a bcrypt hash"),
     "basic_auth_users:\n  a: 12": (2, "basic_auth_users.a must be a text (quote it)"),
+    f"basic_auth_users:\n  a: $2b$10${'a' * 53}": (2, "basic_auth_users.a must be a bcrypt hash"),  # no such salt
     "basic_auth_users: [a]": (1, "basic_auth_users must be a mapping"),
     "tls_server_config:\n  cert_file: PEM": (2, "tls_server_config.key_file is missing"),
     "tls_server_config:\n  key_file: PEM": (2, "tls_server_config.cert_file is missing"),
@@ -148,6 +149,7 @@ PROBLEMS = {
     f"{TLS}  client_auth_type: RequireAnyClientCert": (4, "must be one of NoClientCert, VerifyClientCertIfGiven"),
     f"{TLS}  client_auth_type: RequireAndVerifyClientCert": (4, "RequireAndVerifyClientCert needs client_ca_file"),
     f"{TLS}  client_ca_file: PEM": (2, "client_auth_type is missing"),
+    f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca: hunter2": (5, "client_ca holds no certificates"),
     f"{TLS}  client_allowed_sans: [a]": (4, "client_allowed_sans needs client_auth_type"),
     f"{TLS}  client_allowed_sans: a": (4, "client_allowed_sans must be a list"),
     f"{TLS}  cipher_suites:\n  - TLS_AES_128_GCM_SHA256\n  - TLS_RSA_WITH_RC4_128_SHA": (6, "must hold of these: TLS_"),
