@@ -14,9 +14,9 @@ from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.command import make_intake
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.run import make_intake
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.ledger import Now
 from tests.integration.monitor_process import Monitor, running_monitor, running_worker, until

@@ -14,13 +14,13 @@ from redis import Redis, RedisError
 from app.demo.servers import Server
 from benchmarks.loss import burst
 from benchmarks.stream import envelopes
-from loopwatch_monitor.command import make_intake
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.redis import FLOOD_BYTES, RedisIntake
 from loopwatch_monitor.intake.redis_address import parse_address
 from loopwatch_monitor.intake.redis_link import Link
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.polls.questions import make_questions
+from loopwatch_monitor.run import make_intake
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.queues import Depth
 from tests.integration.certificates import self_signed
