@@ -36,6 +36,7 @@ from loopwatch_monitor.state.workers import Answer
 from tests.integration.monitor_hub import wrapped
 from tests.integration.monitor_process import DEADLINE, running_monitor, running_worker, until
 from tests.integration.redis_broker import running_broker
+from tests.integration.redis_servers import redis_process
 from tests.ports import refusing_port
 
 
@@ -313,6 +314,17 @@ def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> 
     # Once, however often it fails.
     assert [(line["event"], line["poll"]) for line in logged] == [("poll_failed", "queues"), ("poll_failed", "workers")]
     assert "secret" not in str(logged)
+
+
+def test_a_server_that_repeats_what_it_is_asked_makes_no_question_tell_a_sentinels_password(tmp_path: Path) -> None:
+    """One that does not know AUTH answers with its arguments."""
+    options = {"master_name": "main", "sentinel_kwargs": {"password": "secret"}}
+    with redis_process(tmp_path / "redis", 'rename-command AUTH ""') as server, capture_logs() as logged:
+        settings = Settings(broker_url=f"sentinel://127.0.0.1:{server.port}", broker_transport_options=options)
+        for poll in make_polls(settings, Hub(settings, status=BrokerStatus(), version="1")):
+            poll.ask()
+    assert len(logged) == 2
+    assert all("args beginning with: '**'" in line["error"] for line in logged)
 
 
 def asked(url: str) -> None:

@@ -21,7 +21,6 @@ from loopwatch_monitor.intake.batch import Batch, Sink
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT, Intake
 from loopwatch_monitor.intake.tls_options import kombu_ssl
-from loopwatch_monitor.intake.urls import masked, passwords
 
 __all__ = ["KombuIntake"]
 
@@ -68,8 +67,7 @@ class KombuIntake(Intake):
         options: Mapping[str, object] | None = None,
         ssl_options: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(sink=sink, status=status)
-        self._url = url
+        super().__init__(url, options or {}, sink=sink, status=status)
         self._ssl = kombu_ssl(url, ssl_options or {})
         self._exchange = exchange
         self._options = dict(options or {})
@@ -139,12 +137,6 @@ class KombuIntake(Intake):
         batch = Batch()
         batch.malformed["envelope"] += 1
         self._sink(batch)
-
-    def _masked(self) -> str:
-        return masked(self._url)
-
-    def _secrets(self) -> list[str]:
-        return passwords(self._url)
 
 
 def _hasten(connection: Any, channel: Any) -> None:

@@ -25,7 +25,7 @@ def _logs_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BROKER_URL", "HOST", "PORT", "BUCKETS"):
+    for name in ("BROKER_URL", "BROKER_TRANSPORT_OPTION", "HOST", "PORT", "BUCKETS"):
         monkeypatch.delenv(f"LOOPWATCH_{name}", raising=False)
         monkeypatch.delenv(f"CE_{name}", raising=False)
 
@@ -67,6 +67,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
             ["--broker-url", "redis://h", "--broker-ssl-option", "cafile=x"],
             "--broker-ssl-option (LOOPWATCH_BROKER_SSL_",
         ),
+        (
+            ["--broker-url", "amqp://h", "--broker-ssl-option", "ca_certs=/nowhere.pem"],
+            "--broker-ssl-option (LOOPWATCH_BROKER_SSL_OPTION): ssl_ca_certs=/nowhere.pem: No such file",
+        ),
         (["--broker-url", "rediss://h?ssl_cafile=x"], "--broker-url (LOOPWATCH_BROKER_URL): the TLS option ssl_cafile"),
         (["--broker-url", "memory://", "--host", "192.0.2.1"], "--host (LOOPWATCH_HOST): cannot listen on 192.0.2.1"),
     ],
@@ -92,6 +96,16 @@ def test_settings_from_the_environment(
     monkeypatch.setenv(f"{prefix}_BROKER_URL", "memory://")
     monkeypatch.setenv(f"{prefix}_PORT", "77777")
     assert "--port (LOOPWATCH_PORT): must be from 0 to 65535, not 77777" in refused(capsys)
+
+
+def test_a_space_in_a_variable_parts_options_and_shows_no_rest_of_a_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CE_BROKER_TRANSPORT_OPTION", 'master_name=main sentinel_kwargs={"password": "secret"}')
+    line = refused(capsys, "--broker-url", "sentinel://h")
+    assert "--broker-transport-option (LOOPWATCH_BROKER_TRANSPORT_OPTION): must be written as KEY=VALUE; 3 of 3" in line
+    assert "spaces part them" in line
+    assert "secret" not in line
 
 
 def test_an_address_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

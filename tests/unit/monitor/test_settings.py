@@ -20,6 +20,8 @@ URL = "redis://localhost/0"
         "amqp://a;amqp://b",
         "sentinel://host:26379",
         "redis+socket:///run/redis.sock?virtual_host=1",
+        "redis+socket:///run/redis@6.sock",
+        "redis://:p@ss@host",
         "memory://",
     ],
 )
@@ -35,9 +37,13 @@ def test_brokers_that_celery_speaks_to(url: str) -> None:
         ("localhost", "has no scheme"),
         ("redis:secret", "has no scheme"),
         ("http2://:secret@host", "is no transport"),
+        ("kafka://:secret@host", "needs a package that is missing"),
         ("redis://:secret@host:port/0", "no valid host and port"),
         ("redis://:secret@host:99999/0", "no valid host and port"),
         ("amqp://user:secret@a;amqp://user:secret@b:x", "no valid host and port"),
+        ("redis://:pass/secret@host:6379/0", r"no valid host and port; .* %2F"),
+        ("redis://:12/secret@host:6379/0", r"has an @ behind its host and port; .* %2F"),
+        ("amqp://user:12#secret@host", r"has an @ behind its host and port; .* %23"),
     ],
 )
 def test_urls_that_cannot_be_a_brokers(url: str, problem: str) -> None:
