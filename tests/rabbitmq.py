@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from app.demo.servers import ServerError, ServerMissingError
+from tests.integration.certificates import self_signed
 from tests.ports import server_port
 
 __all__ = ["VHOSTS", "RabbitMQ", "start_rabbitmq"]
@@ -40,7 +41,8 @@ class RabbitMQ:
         if not BINARY.exists() or epmd is None:
             raise ServerMissingError("RabbitMQ is missing: install the Debian package rabbitmq-server")
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = server_port()
+        self.port, self.tls_port = server_port(), server_port()
+        self.certificate = self_signed(directory)
         self.password = secrets.token_urlsafe(16)
         self._directory = directory
         self._epmd_program = epmd
@@ -52,6 +54,10 @@ class RabbitMQ:
     def url(self, vhost: str = "t0") -> str:
         """Where it is, password included."""
         return f"amqp://{USER}:{self.password}@{HOST}:{self.port}/{vhost}"
+
+    def tls_url(self, vhost: str = "t0") -> str:
+        """The same over TLS; `certificate` is what its client must trust."""
+        return f"amqps://{USER}:{self.password}@{HOST}:{self.tls_port}/{vhost}"
 
     def start(self) -> None:
         """Starts the node (and, the first time, its epmd) and waits until it takes connections."""
@@ -144,9 +150,15 @@ class RabbitMQ:
         here = self._directory
         (here / "definitions.json").write_text(json.dumps(definitions))
         (here / "plugins").write_text("[].\n")
-        (here / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = {HOST}:{self.port}\nload_definitions = {here / 'definitions.json'}\n"
-        )
+        settings = {
+            "listeners.tcp.1": f"{HOST}:{self.port}",
+            "listeners.ssl.1": f"{HOST}:{self.tls_port}",
+            "load_definitions": here / "definitions.json",
+            "ssl_options.cacertfile": self.certificate,
+            "ssl_options.certfile": self.certificate,
+            "ssl_options.keyfile": self.certificate,
+        }
+        (here / "rabbitmq.conf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
 
 
 def start_rabbitmq(directory: Path) -> RabbitMQ:

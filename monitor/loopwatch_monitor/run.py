@@ -121,7 +121,8 @@ def _tell(settings: Settings, bound: list[Address]) -> None:
 
 
 async def _listen(server: Server, settings: Settings) -> list[Address]:
-    addresses = settings.web_listen_addresses or (Address(settings.host, settings.port),)
+    # In brackets, too: celery-exporter takes an IPv6 address so.
+    addresses = settings.web_listen_addresses or (Address(settings.host.strip("[]"), settings.port),)
     try:
         return await server.start(addresses)
     except ListenError as error:

@@ -61,6 +61,24 @@ def test_every_task_of_a_worker_is_counted_by_queue(rabbitmq_url: str, tmp_path:
         assert monitor.value("loopwatch_monitor_reconnects_total") == 0
 
 
+def test_everything_over_tls(rabbitmq_server: RabbitMQ, rabbitmq_url: str, tmp_path: Path) -> None:
+    """Events and both questions; the server is verified by default, and is refused where nobody vouches for it."""
+    url = rabbitmq_server.tls_url(rabbitmq_url.rpartition("/")[2])
+    with (
+        running_worker(rabbitmq_url, tmp_path, "w@here", "logs"),
+        running_monitor(url, tmp_path, "--broker-ssl-option", f"ca_certs={rabbitmq_server.certificate}") as monitor,
+    ):
+        with Celery(broker=rabbitmq_url, set_as_current=False) as app:
+            app.send_task("ok", queue="logs")
+        until(lambda: monitor.value("celery_task_succeeded_total") == 1, "the success")
+        until(lambda: monitor.series("celery_active_process_count") == {("logs",): 2}, "the worker's answer", 150)
+        until(lambda: monitor.series("celery_active_consumer_count") == {("logs",): 1}, "the queue's consumers")
+        assert monitor.value("loopwatch_monitor_poll_failures_total") == 0
+    result = subprocess.run([*MONITOR, "--broker-url", url], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "certificate verify failed" in result.stderr
+
+
 def test_the_event_queue_is_the_monitors_alone_and_goes_with_it(
     rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

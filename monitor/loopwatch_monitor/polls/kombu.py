@@ -56,11 +56,14 @@ class KombuQuestions:
         """See `loopwatch_monitor.polls.questions.Questions`. One broadcast after the other."""
         answers = Answers()
         with Celery(broker=self._url, set_as_current=False) as app, self._connect() as connection:
-            app.conf.update(accept_content=["json"], broker_transport_options=dict(self._options))
+            app.conf.update(accept_content=["json"])
+            # Or it would publish by connections of the application's own, which know neither our patience nor our TLS.
+            control: Any = app.control
+            control.mailbox.producer_pool = None
             for command in COMMANDS:
                 gather = _gatherer(answers, time.monotonic() + GATHER_SECONDS)
                 with suppress(_LateError):
-                    app.control.broadcast(
+                    control.broadcast(
                         command, connection=connection, reply=True, timeout=SILENCE_SECONDS, callback=gather
                     )
         return answers.by_worker

@@ -108,13 +108,23 @@ def test_a_space_in_a_variable_parts_options_and_shows_no_rest_of_a_password(
     assert "secret" not in line
 
 
-def test_an_address_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+@pytest.mark.parametrize(
+    ("family", "hosts", "shown"),
+    [
+        (socket.AF_INET, ["127.0.0.1"], "127.0.0.1"),
+        (socket.AF_INET6, ["::1", "[::1]"], "[::1]"),
+    ],
+)
+def test_an_address_that_is_taken(
+    capsys: pytest.CaptureFixture[str], family: socket.AddressFamily, hosts: list[str], shown: str
+) -> None:
+    with socket.socket(family) as taken:
+        taken.bind((hosts[0], 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert main(["--broker-url", "memory://", "--host", "127.0.0.1", "--port", port]) == 2
-    assert "--port (LOOPWATCH_PORT): cannot listen on 127.0.0.1" in capsys.readouterr().err
+        for host in hosts:
+            assert main(["--broker-url", "memory://", "--host", host, "--port", port]) == 2
+            assert f"--port (LOOPWATCH_PORT): cannot listen on {shown}:{port}: " in capsys.readouterr().err
 
 
 def test_addresses_that_are_taken(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
