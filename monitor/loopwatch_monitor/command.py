@@ -48,7 +48,12 @@ def _joined(buckets: tuple[float, ...]) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@_option("--broker-url", default="", show_default=False, help="The broker, such as redis://host:6379/0. Required.")
+@_option(
+    "--broker-url",
+    default="",
+    show_default=False,
+    help="The broker, such as redis://host:6379/0. Its servers, to be tried in turn, are joined by ;. Required.",
+)
 @_option("--host", default="0.0.0.0", help="Address to listen on.")  # noqa: S104  # a sidecar is scraped from outside
 @_option("--port", type=int, default=9808, help="Port to listen on; 0 takes a free one.")
 @_option("--log-level", default="INFO", help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -23,9 +24,12 @@ from benchmarks.publish import to_rabbitmq
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.kombu import KombuIntake
 from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.polls.questions import make_questions
 from loopwatch_monitor.settings import Settings
+from loopwatch_monitor.state.queues import Depth
 from tests.integration.monitor_hub import consuming, emit
 from tests.integration.monitor_process import MONITOR, running_monitor, running_worker, until
+from tests.ports import refusing_port
 from tests.rabbitmq import RabbitMQ, start_rabbitmq
 from tests.unit.monitor.poison import POISON
 
@@ -129,6 +133,20 @@ def test_a_wrong_password_is_one_line_and_exit_code_2(rabbitmq_server: RabbitMQ,
     (line,) = result.stderr.splitlines()
     assert "--broker-url" in line
     assert "not-the-password" not in line
+
+
+def test_of_several_servers_the_first_that_answers(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that hangs nor one that refuses keeps the monitor from the third."""
+    monkeypatch.setattr("loopwatch_monitor.intake.kombu.CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr("loopwatch_monitor.polls.kombu.ANSWER_SECONDS", 0.5)
+    with socket.socket() as silent, refusing_port() as refusing:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"amqp://127.0.0.1:{silent.getsockname()[1]}//;amqp://127.0.0.1:{refusing}//;{rabbitmq_url}"
+        with consuming(url) as monitor:
+            emit(rabbitmq_url, 3)
+            monitor.waits_for("celery_task_received_total{", 3)
+        assert make_questions(url, options={}, ssl_options={}).queues(["none"]) == {"none": Depth(0, 0)}
 
 
 def test_whatever_is_published_good_events_come_through(rabbitmq_url: str) -> None:

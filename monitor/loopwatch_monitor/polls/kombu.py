@@ -12,6 +12,7 @@ from celery import Celery
 from kombu import Connection
 from kombu.transport.virtual import Channel as VirtualChannel
 
+from loopwatch_monitor.intake.kombu import connect
 from loopwatch_monitor.intake.tls_options import kombu_ssl
 from loopwatch_monitor.polls.answers import COMMANDS, GATHER_SECONDS, SILENCE_SECONDS, Answers
 from loopwatch_monitor.polls.questions import ANSWER_SECONDS, QUEUES_SECONDS
@@ -73,18 +74,12 @@ class KombuQuestions:
         patience: dict[str, Any] = {}
         if self._url.startswith(("amqp", "pyamqp")):
             patience = {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
-        connection = Connection(
+        return connect(
             self._url,
-            connect_timeout=ANSWER_SECONDS,
-            transport_options=patience | dict(self._options),
+            timeout=ANSWER_SECONDS,
+            options=patience | dict(self._options),
             ssl=kombu_ssl(self._url, self._ssl_options),
         )
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=ANSWER_SECONDS)
-        except BaseException:
-            connection.release()
-            raise
-        return connection
 
 
 def _ask(connection: Connection, name: str) -> Depth | None:
