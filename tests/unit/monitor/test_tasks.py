@@ -6,7 +6,7 @@ import pytest
 
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.intake import decode
-from loopwatch_monitor.state import series
+from loopwatch_monitor.state import series, tasks
 from loopwatch_monitor.state.series import exception_class
 from tests.unit.monitor.monitored import Monitored
 
@@ -186,6 +186,19 @@ def test_hosts_are_bounded() -> None:
         monitored.heartbeat(f"w{number}@h")
     assert len(monitored.series(catalogue.WORKER_UP)) == 3
     assert monitored.dropped == {"celery_worker_up": 7}
+
+
+def test_a_name_is_kept_once_and_no_more_of_them_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "MAX_TEXTS", 10)
+    monitored = Monitored(max_tasks=5)
+    kept = monitored.fleet.tasks
+    for number in range(100):
+        monitored.sent(str(number), name=f"t{number % 90}")
+        assert len(kept._texts) <= 10
+    for uuid in "ab":
+        monitored.sent(uuid, name="".join(["mail", ".send"]))
+    assert kept._tasks["a"].name is kept._tasks["b"].name
+    assert kept._tasks["a"].queue is kept._tasks["b"].queue
 
 
 def test_label_values_are_bounded() -> None:
