@@ -136,6 +136,7 @@ def _joined(buckets: tuple[float, ...]) -> str:
     help="The log tells of conflicts without the text of their errors, which may hold users' data.",
 )
 def _command(
+    broker_url: str,
     web_listen_address: tuple[str, ...],
     buckets: str,
     queue_wait_buckets: str,
@@ -150,6 +151,7 @@ def _command(
 ) -> int:
     """Consume Celery's events and serve them as Prometheus metrics."""
     settings = Settings(
+        broker_url=broker_url.strip(),  # a secret's file ends with a line's end
         web_listen_addresses=parse_addresses("--web.listen-address", web_listen_address),
         buckets=parse_buckets("--buckets", buckets),
         queue_wait_buckets=parse_buckets("--queue-wait-buckets", queue_wait_buckets),

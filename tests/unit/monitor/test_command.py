@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from loopwatch_monitor.command import main
+from tests.ports import refusing_port
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,12 @@ def test_a_broker_that_cannot_be_reached(capsys: pytest.CaptureFixture[str]) -> 
     assert "--broker-url" in line
     assert "Start the broker or correct the URL" in line
     assert "secret" not in line
+
+
+def test_blanks_around_the_url(capsys: pytest.CaptureFixture[str]) -> None:
+    with refusing_port() as port:
+        line = refused(capsys, "--broker-url", f" redis://127.0.0.1:{port}/0\n")
+    assert f"cannot reach redis://127.0.0.1:{port}/0: [Errno" in line
 
 
 @pytest.mark.parametrize("prefix", ["LOOPWATCH", "CE"])
