@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from loopwatch_monitor.guard import TokenBucket
-from loopwatch_monitor.intake.decode import ConflictReport
+from loopwatch_monitor.intake.events import ConflictReport
 from loopwatch_monitor.webconfig import RateLimit
 
 __all__ = ["BURST", "MAX_TEXT", "ConflictLog"]

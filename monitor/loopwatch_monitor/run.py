@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import structlog
 
 from loopwatch._version import __version__
+from loopwatch_monitor.addresses import Address
 from loopwatch_monitor.guard import Guard
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.redis import RedisIntake
@@ -22,7 +23,6 @@ from loopwatch_monitor.intake.redis_address import is_redis
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.intake.thread import Intake
 from loopwatch_monitor.intake.tls_options import redis_ssl
-from loopwatch_monitor.listen import Address
 from loopwatch_monitor.polls.start import make_polls
 from loopwatch_monitor.polls.thread import Poll
 from loopwatch_monitor.server import ListenError, Server

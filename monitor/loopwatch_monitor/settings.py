@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loopwatch.telemetry import catalogue
+from loopwatch_monitor.addresses import Address, AddressError, parse_address
 from loopwatch_monitor.intake.redis_address import is_redis, make_tls
 from loopwatch_monitor.intake.tls_options import kombu_ssl, redis_ssl
-from loopwatch_monitor.listen import Address, AddressError, parse_address
 
 __all__ = ["SettingError", "Settings", "parse_addresses", "parse_buckets", "parse_list", "parse_options", "parse_pairs"]
 

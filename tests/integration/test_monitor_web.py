@@ -20,9 +20,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from loopwatch_monitor import listen, scrape, server
+from loopwatch_monitor import connections, scrape, server
+from loopwatch_monitor.addresses import Address
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
-from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.scrape import MAX_PAGES, MAX_PARTS, Scraper, TooManyPagesError, Variant
 from tests.integration.certificates import self_signed
@@ -144,7 +144,7 @@ async def test_parts_of_the_page_do_not_queue_up_without_end() -> None:
         assert go_on.wait(DEADLINE)
         yield f"{len(names)}".encode()
 
-    scraper = Scraper(pieces, listen.reset)
+    scraper = Scraper(pieces, connections.reset)
     parts = [Variant(names=frozenset({str(number)})) for number in range(MAX_PARTS)]
     asked = [asyncio.create_task(scraper.page(part)) for part in (*parts, parts[0], Variant())]
     await until(lambda: bool(made), "the first")
@@ -175,7 +175,7 @@ async def test_so_many_names_that_nobody_needs_them() -> None:
 
 async def test_a_scraper_that_gives_up_does_not_cost_the_other_his_page() -> None:
     page = _Held()
-    scraper = Scraper(page, listen.reset)
+    scraper = Scraper(page, connections.reset)
     impatient, patient = (asyncio.create_task(scraper.page(Variant())) for _ in range(2))
     await until(lambda: bool(page.made), "the first")
     impatient.cancel()
@@ -371,7 +371,7 @@ async def rest(reader: asyncio.StreamReader, length: int = sys.maxsize) -> bytes
 
 
 async def test_headers_drop_by_drop_end_in_a_closed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
     async with serving() as client:
         reader, writer = await client.connect()
 
@@ -390,7 +390,7 @@ async def test_headers_drop_by_drop_end_in_a_closed_connection(monkeypatch: pyte
 async def test_a_handshake_that_does_not_go_on_is_ended(
     monkeypatch: pytest.MonkeyPatch, pem: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(listen, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
     async with serving(config(tmp_path, f"tls_server_config: {{cert_file: {pem}, key_file: {pem}}}")) as client:
         reader, writer = await client.connect()
         assert await rest(reader) == b""
@@ -449,9 +449,9 @@ async def test_pages_that_are_not_read_are_not_piled_up(monkeypatch: pytest.Monk
 async def test_a_flood_of_connections_only_displaces_itself(
     most: int, files: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listen, "MAX_CONNECTIONS", most)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", most)
     monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
-    monkeypatch.setattr(listen, "HEADER_SECONDS", 1000.0)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1000.0)
     async with serving() as client:
         flood = [await client.connect() for _ in range(20)]
         for _ in range(3):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from loopwatch.conflicts import Conflict, classify
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake.decode import TaskFailed, TaskRetried
+from loopwatch_monitor.intake.events import TaskFailed, TaskRetried
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Ledger, Now
 

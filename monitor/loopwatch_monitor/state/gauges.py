@@ -9,7 +9,7 @@ from typing import TypeVar
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Labels as Values
-from loopwatch_monitor.intake.decode import Snapshot
+from loopwatch_monitor.intake.events import Snapshot
 from loopwatch_monitor.state.labels import cut
 from loopwatch_monitor.state.ledger import Ledger
 from loopwatch_monitor.state.totals import full_labels

@@ -20,7 +20,7 @@ from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Labels as Values
 from loopwatch.telemetry.wire import Value
-from loopwatch_monitor.intake.decode import Snapshot, SnapshotInfo
+from loopwatch_monitor.intake.events import Snapshot, SnapshotInfo
 from loopwatch_monitor.state.gauges import Databases, Gauges, databases, merge_gauges, merge_rows, read_gauges
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Ledger, Now

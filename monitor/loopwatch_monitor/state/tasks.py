@@ -14,7 +14,7 @@ import msgspec
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
-from loopwatch_monitor.intake.decode import (
+from loopwatch_monitor.intake.events import (
     TaskEvent,
     TaskFailed,
     TaskReceived,

@@ -12,7 +12,8 @@ from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.conflict_reports import ConflictReport
 from loopwatch_monitor.conflict_log import BURST, MAX_TEXT, ConflictLog
 from loopwatch_monitor.hub import Hub
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
+from loopwatch_monitor.intake.decode import decode
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.settings import Settings
 from tests.unit.monitor.monitored import WALL, Monitored, batch
@@ -62,7 +63,7 @@ def test_a_conflict_that_only_the_traceback_shows(monitored: Monitored) -> None:
 def test_each_attempt_of_a_retried_task_counts(monitored: Monitored) -> None:
     monitored.sent()
     for _ in range(2):
-        monitored.fold(decode.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception=CLOSED))
+        monitored.fold(events.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception=CLOSED))
     assert seen(monitored) == {text("closed_loop"): 2}
 
 
@@ -70,7 +71,7 @@ def test_each_attempt_of_a_retried_task_counts(monitored: Monitored) -> None:
 def test_recorded_events(monitored: Monitored, name: str) -> None:
     event = RECORDED[name]["event"]
     monitored.sent(event["uuid"])
-    monitored.fold(*decode.decode(json.dumps(event | {"hostname": "w@h"}).encode(), monitored.fleet.ledger.malformed))
+    monitored.fold(*decode(json.dumps(event | {"hostname": "w@h"}).encode(), monitored.fleet.ledger.malformed))
     (found,) = seen(monitored)
     assert 'kind="cross_loop"' in found
 
@@ -167,7 +168,7 @@ def test_a_conflict_that_is_reported_whole_is_logged_and_not_counted_again() -> 
 def test_a_flood_of_reports_does_not_flood_the_log() -> None:
     now = 0.0
     log = ConflictLog(texts=False, clock=lambda: now)
-    report = decode.ConflictReport(
+    report = events.ConflictReport(
         hostname="h", timestamp=0.0, version=1, conflict_kind="k", resource="r", source="s", message="m"
     )
     with capture_logs() as logged:

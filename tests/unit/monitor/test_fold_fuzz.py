@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import EVENT_TYPE, Value
-from loopwatch_monitor.intake import decode
 from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.decode import decode
 from loopwatch_monitor.state.queues import Depth
 from loopwatch_monitor.state.samples import Samples
 from loopwatch_monitor.state.workers import Answer
@@ -120,7 +120,7 @@ def take(monitored: Monitored, step: Any) -> None:
         case [(_, Depth()), *_]:
             monitored.fleet.measured(dict(step), monitored.clock)
         case _:
-            events = decode.decode(json.dumps(step).encode(), monitored.fleet.ledger.malformed)
+            events = decode(json.dumps(step).encode(), monitored.fleet.ledger.malformed)
             assert len(events) == len(step)
             monitored.fold(*events)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
 from loopwatch_monitor.state import series, tasks
 from loopwatch_monitor.state.series import exception_class
 from tests.unit.monitor.monitored import Monitored
@@ -20,7 +20,7 @@ def test_a_task_from_sent_to_succeeded() -> None:
     monitored.sent(at=10.0)
     monitored.received()
     monitored.started(at=12.5)
-    monitored.fold(decode.TaskSucceeded(hostname="w@h", timestamp=0.0, uuid="1", runtime=7.0))
+    monitored.fold(events.TaskSucceeded(hostname="w@h", timestamp=0.0, uuid="1", runtime=7.0))
     assert monitored.series(catalogue.TASK_SENT) == {labels(hostname="gen1@h"): 1}
     for metric in (catalogue.TASK_RECEIVED, catalogue.TASK_STARTED, catalogue.TASK_SUCCEEDED):
         assert monitored.series(metric) == {labels(): 1}
@@ -34,7 +34,7 @@ def test_a_retry_is_the_same_task_and_waits_again() -> None:
     monitored = Monitored()
     monitored.sent(at=1.0)
     monitored.started(at=2.0)
-    monitored.fold(decode.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception="None"))
+    monitored.fold(events.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception="None"))
     monitored.sent(at=10.0)
     monitored.started(at=11.0)
     monitored.failed(exception="pkg.TooBad('x')")
@@ -50,9 +50,9 @@ def test_revoked_and_rejected() -> None:
     for uuid in "123":
         monitored.sent(uuid)
     monitored.fold(
-        decode.TaskRevoked(hostname="w@h", timestamp=0.0, uuid="1"),
-        decode.TaskRejected(hostname="w@h", timestamp=0.0, uuid="2"),
-        decode.TaskRejected(hostname="w@h", timestamp=0.0, uuid="3", requeue=True),
+        events.TaskRevoked(hostname="w@h", timestamp=0.0, uuid="1"),
+        events.TaskRejected(hostname="w@h", timestamp=0.0, uuid="2"),
+        events.TaskRejected(hostname="w@h", timestamp=0.0, uuid="3", requeue=True),
     )
     assert monitored.series(catalogue.TASK_REVOKED) == {labels(): 1}
     assert monitored.series(catalogue.TASK_REJECTED) == {labels(): 2}
@@ -71,7 +71,7 @@ def test_events_that_overtake_task_sent_wait_for_it() -> None:
     monitored = Monitored()
     monitored.received()
     monitored.started(at=11.0)
-    monitored.fold(decode.TaskSucceeded(hostname="w@h", timestamp=0.0, uuid="1", runtime=7.0))
+    monitored.fold(events.TaskSucceeded(hostname="w@h", timestamp=0.0, uuid="1", runtime=7.0))
     assert monitored.series(catalogue.TASK_SUCCEEDED) == {}
     monitored.sent(at=10.0)
     for metric in (catalogue.TASK_RECEIVED, catalogue.TASK_STARTED, catalogue.TASK_SUCCEEDED):
