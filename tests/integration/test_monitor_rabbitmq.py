@@ -30,7 +30,8 @@ from loopwatch_monitor.state.queues import Depth
 from tests.integration.monitor_hub import consuming, emit
 from tests.integration.monitor_process import MONITOR, running_monitor, running_worker, until
 from tests.ports import refusing_port
-from tests.rabbitmq import RabbitMQ, start_rabbitmq
+from tests.rabbitmq import MONITOR as MONITOR_USER
+from tests.rabbitmq import MONITORS_OWN, USER, RabbitMQ, start_rabbitmq
 from tests.unit.monitor.poison import POISON
 
 
@@ -133,6 +134,18 @@ def test_a_wrong_password_is_one_line_and_exit_code_2(rabbitmq_server: RabbitMQ,
     (line,) = result.stderr.splitlines()
     assert "--broker-url" in line
     assert "not-the-password" not in line
+
+
+def test_a_user_who_is_a_monitor_and_nothing_else(rabbitmq_url: str, tmp_path: Path) -> None:
+    """With the rights that the documentation gives him."""
+    assert f"own='{MONITORS_OWN}'\n" in (Path(__file__).parents[2] / "docs" / "monitor.md").read_text()
+    url = rabbitmq_url.replace(f"//{USER}:", f"//{MONITOR_USER}:")
+    with running_worker(rabbitmq_url, tmp_path, "w@here", "logs"), consuming(url) as monitor:
+        emit(rabbitmq_url, 3)
+        monitor.waits_for("celery_task_received_total{", 3)
+        ask = make_questions(url, options={}, ssl_options={})
+        assert ask.queues(["logs", "none"]) == {"logs": Depth(0, 1), "none": Depth(0, 0)}
+        until(lambda: "w@here" in ask.workers(), "the worker's answer")
 
 
 def test_of_several_servers_the_first_that_answers(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

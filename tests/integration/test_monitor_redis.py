@@ -105,6 +105,20 @@ def test_a_user_who_may_only_subscribe(redis_server: Server, tmp_path: Path) -> 
         assert "cr" not in str(caught.value)
 
 
+def test_a_user_who_is_a_monitor_and_nothing_else(redis_server: Server, tmp_path: Path) -> None:
+    """With the rights that the documentation gives him."""
+    page = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text()
+    rights = [line.split() for line in page.splitlines() if line.startswith("ACL ")]
+    assert rights
+    with running_broker(redis_server, tmp_path) as broker:
+        for words in rights:
+            broker.do(*words)
+        monitor = broker.url.replace("//", "//monitor:password@")
+        comes_through(monitor, sender=broker.url)
+        assert depth(monitor) == Depth(0)
+        assert make_questions(monitor, options={}, ssl_options={}).workers() == {}
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return self_signed(tmp_path_factory.mktemp("tls"))
