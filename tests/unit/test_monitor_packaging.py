@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from dashboards import prometheus_rule
+from loopwatch_monitor.addresses import Address, parse_address
 from loopwatch_monitor.command import _command
 from loopwatch_monitor.webconfig import read_web_config
 from tests.integration.certificates import self_signed
@@ -75,6 +76,12 @@ def test_only_live_may_kill_and_ready_holds_traffic_back() -> None:
     assert probes == {"startupProbe": "/live", "livenessProbe": "/live", "readinessProbe": "/ready"}
     # With passwords, too.
     assert "--web.open-health" in container()["args"]
+
+
+def test_it_listens_where_its_port_is_by_ipv4_and_ipv6() -> None:
+    args = container()["args"]
+    address = args[args.index("--web.listen-address") + 1]
+    assert [Address(port=port["containerPort"]) for port in container()["ports"]] == [parse_address(address)]
 
 
 def test_the_service_and_the_service_monitor_find_it() -> None:
