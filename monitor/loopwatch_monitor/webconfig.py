@@ -34,7 +34,6 @@ _BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{21}[.Oeu]
 """A salt has 128 bits: its 22nd letter tells two of them, and bcrypt raises at any other."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_TEXT = "a text (quote it)"
 _MAX_SIZE = 1024 * 1024
 
 
@@ -148,8 +147,7 @@ def _headers(node: yaml.Node, where: str) -> dict[str, str]:
     headers = {}
     for name, value in _mapping(nodes["headers"], f"{where}.headers", HEADERS).items() if "headers" in nodes else ():
         key = f"{where}.headers.{name}"
-        # Empty takes away what we would send.
-        text = _one_of(value, key, HEADERS[name]) if HEADERS[name] else _scalar(value, key, "str", _TEXT)
+        text = _one_of(value, key, HEADERS[name]) if HEADERS[name] else _literal(value, key)
         if not text.isprintable():
             raise _ProblemError(value, key, "must be one line of printable text")
         headers[name] = text
@@ -204,10 +202,15 @@ def _scalar(node: yaml.Node, where: str, kind: str, called: str) -> str:
 
 
 def _text(node: yaml.Node, where: str) -> str:
-    text = _scalar(node, where, "str", _TEXT)
+    text = _scalar(node, where, "str", "a text (quote it)")
     if not text:
         raise _ProblemError(node, where, "is empty")
     return text
+
+
+def _literal(node: yaml.Node, where: str) -> str:
+    """As Go reads a text: a number is its digits. It may be empty, which takes away the header that we would send."""
+    return "" if _kind(node) == "null" else _scalar(node, where, _kind(node), "a text")
 
 
 def _boolean(node: yaml.Node, where: str) -> bool:

@@ -56,6 +56,7 @@ http_server_config:
   headers:
     Strict-Transport-Security: max-age=3600
     X-Frame-Options: deny
+    X-XSS-Protection: 1
 basic_auth_users:
   prometheus: {HASH}
   "007": {HASH}
@@ -67,7 +68,11 @@ rate_limit: {{interval: 1m0.5s, burst: 20}}
     assert config.tls.context.minimum_version is ssl.TLSVersion.TLSv1_3
     assert config.tls.allowed_sans == {"127.0.0.1"}
     assert config.files == (tmp_path / "server.pem", pem, pem)
-    assert config.headers == {"Strict-Transport-Security": "max-age=3600", "X-Frame-Options": "deny"}
+    assert config.headers == {
+        "Strict-Transport-Security": "max-age=3600",
+        "X-Frame-Options": "deny",
+        "X-XSS-Protection": "1",
+    }
     assert config.users == {"prometheus": HASH.encode(), "007": HASH.encode()}
     assert config.rate_limit == RateLimit(60.5, 20)
 
@@ -134,6 +139,7 @@ PROBLEMS = {
     "http_server_config:\n  headers:\n    X-Frame-Options: no": (3, "headers.X-Frame-Options must be a text"),
     "http_server_config:\n  headers:\n    X-Frame-Options: all": (3, "X-Frame-Options must be one of deny, sameorigin"),
     'http_server_config:\n  headers:\n    X-XSS-Protection: "a\\nb"': (3, "must be one line of printable text"),
+    "http_server_config:\n  headers:\n    X-XSS-Protection: [1]": (3, "headers.X-XSS-Protection must be a text"),
     "basic_auth_users:\n  a: hunter2": (2, "basic_auth_users.a must be a bcrypt hash"),
     "basic_auth_users:\n  a: 12": (2, "basic_auth_users.a must be a text (quote it)"),
     f"basic_auth_users:\n  a: $2b$10${'a' * 53}": (2, "basic_auth_users.a must be a bcrypt hash"),  # no such salt
