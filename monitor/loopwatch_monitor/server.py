@@ -18,10 +18,11 @@ from aiohttp import web
 
 from loopwatch_monitor.addresses import Address, bind, unlink
 from loopwatch_monitor.connections import Connections, reset
-from loopwatch_monitor.guard import Guard, TooManyChecksError
+from loopwatch_monitor.guard import Guard
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.landing import CONTENT_SECURITY_POLICY, landing_page
 from loopwatch_monitor.negotiate import accepts_gzip, choose_format
+from loopwatch_monitor.passwords import TooManyChecksError
 from loopwatch_monitor.scrape import Pieces, Scraper, TooManyPagesError, Variant
 from loopwatch_monitor.threads import in_thread
 

@@ -16,9 +16,10 @@ from typing import Any
 import structlog
 import yaml
 
+from loopwatch_monitor.rate_limit import RateLimit
 from loopwatch_monitor.tls import CIPHER_SUITES, CLIENT_AUTH, CURVES, TLS, VERSIONS, TLSError, TLSSettings, make_tls
 
-__all__ = ["HEADERS", "RateLimit", "WebConfig", "WebConfigError", "read_web_config"]
+__all__ = ["HEADERS", "WebConfig", "WebConfigError", "read_web_config"]
 
 logger = structlog.get_logger("loopwatch_monitor")
 
@@ -43,14 +44,6 @@ class WebConfigError(Exception):
     def __init__(self, path: Path, problem: str, *, line: int | None = None, key: str = "") -> None:
         place = f"{path}, line {line}" if line else str(path)
         super().__init__(f"{place}: {key} {problem}" if key else f"{place}: {problem}")
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """A token bucket: ``burst`` requests at once, and one more each ``interval`` seconds."""
-
-    interval: float
-    burst: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,8 +212,8 @@ def _boolean(node: yaml.Node, where: str) -> bool:
 
 def _integer(node: yaml.Node, where: str) -> int:
     text = _scalar(node, where, "int", "a whole number")
-    if not text.isdigit():
-        raise _ProblemError(node, where, "must be a whole number")
+    if not text.isdigit() or len(text) > 18:
+        raise _ProblemError(node, where, "must be a whole number of 18 digits at most")
     return int(text)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from loopwatch_monitor.webconfig import RateLimit, WebConfig, WebConfigError, read_web_config
+from loopwatch_monitor.rate_limit import RateLimit
+from loopwatch_monitor.webconfig import WebConfig, WebConfigError, read_web_config
 from tests.integration.certificates import self_signed
 
 HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
@@ -133,6 +134,7 @@ PROBLEMS = {
     "rate_limit: {interval: 1 s}": (1, "rate_limit.interval must be a duration"),
     "rate_limit: {interval: 1s, burst: 0}": (1, "rate_limit.burst must be 1 at least"),
     "rate_limit: {interval: 1s, burst: -1}": (1, "rate_limit.burst must be a whole number"),
+    f"rate_limit: {{interval: 1s, burst: {'9' * 400}}}": (1, "rate_limit.burst must be a whole number"),
     "rate_limit: {interval: 1s, burst: 1.5}": (1, "rate_limit.burst must be a whole number"),
     "http_server_config:\n  http2: 1": (2, "http_server_config.http2 must be true or false"),
     "http_server_config:\n  headers:\n    Server: x": (3, "http_server_config.headers.Server is unknown; known are"),
