@@ -9,7 +9,7 @@ from loopwatch.telemetry import catalogue
 from loopwatch_monitor.intake import events
 from loopwatch_monitor.intake.batch import LOST_REASONS
 from loopwatch_monitor.intake.decode import REASONS
-from loopwatch_monitor.state.conflicts import EventConflicts
+from loopwatch_monitor.state.conflicts import EventConflicts, shorten
 from loopwatch_monitor.state.early import Early
 from loopwatch_monitor.state.labels import MAX_LENGTH, Labels, cut
 from loopwatch_monitor.state.ledger import Ledger, Now
@@ -224,6 +224,7 @@ class Fleet:
         if not self._known(self.workers.worked(event.hostname, now)):
             return
         if self.tasks.awaits_sent(event):
+            _slim(event)
             self.early.hold(event, now)
             self._fold_due(now)
         else:
@@ -241,3 +242,11 @@ class Fleet:
         if host is None:
             self.ledger.dropped[catalogue.WORKER_UP.name] += 1
         return host is not None
+
+
+def _slim(event: events.TaskEvent) -> None:
+    """Leaves what will be used: an event may be of megabytes, and many may wait."""
+    if isinstance(event, events.TaskReceived):
+        event.name = cut(event.name or "") or None
+    elif isinstance(event, (events.TaskFailed, events.TaskRetried)):
+        shorten(event)

@@ -38,8 +38,8 @@ class Monitored:
     def clock(self) -> Now:
         return Now(self.now, WALL + self.now)
 
-    def fold(self, *events: events.AnyEvent | events.OtherEvent) -> None:
-        for event in events:
+    def fold(self, *arrived: events.AnyEvent | events.OtherEvent) -> None:
+        for event in arrived:
             self.fleet.fold(event, self.clock)
 
     def after(self, seconds: float) -> None:

@@ -82,6 +82,19 @@ def test_an_error_of_any_size_is_searched_at_both_ends(monitored: Monitored) -> 
     assert seen(monitored) == {text("closed_loop"): 1}
 
 
+def test_an_error_that_waits_takes_no_more_room_than_is_searched(monitored: Monitored) -> None:
+    for number in range(3):
+        monitored.failed(str(number), exception=f"E({'x' * 5_000_000})", traceback="x: y\n" * 1_000_000 + CLOSED)
+    waiting = [event for task in monitored.fleet.early._waiting.values() for event in task.events]
+    assert len(waiting) == 3
+    for event in waiting:
+        assert isinstance(event, events.TaskFailed)
+        assert len(event.exception or "") + len(event.traceback or "") < 250_000
+    monitored.after(2)
+    assert [*seen(monitored).values()] == [3]
+    assert 'exception="E"' in next(iter(monitored.series(catalogue.TASK_FAILED)))
+
+
 def test_a_node_with_snapshots_counts_for_itself(monitored: Monitored) -> None:
     monitored.snapshot()
     monitored.failed(exception=CLOSED)

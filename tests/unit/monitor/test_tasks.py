@@ -89,6 +89,14 @@ def test_nothing_waits_where_the_queue_is_known_and_nobody_sends_task_sent() -> 
     assert monitored.series(catalogue.TASK_STARTED) == {labels("unknown", queue="logs"): 1}
 
 
+def test_a_name_that_waits_takes_no_more_room_than_is_shown() -> None:
+    monitored = Monitored()
+    monitored.received(name="n" * 5_000_000)
+    ((event,),) = [task.events for task in monitored.fleet.early._waiting.values()]
+    assert isinstance(event, events.TaskReceived)
+    assert len(event.name or "") < 300
+
+
 def test_only_so_many_wait() -> None:
     monitored = Monitored()
     monitored.fleet.early.limit = 3
