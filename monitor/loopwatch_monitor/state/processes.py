@@ -33,6 +33,10 @@ MAX_GAUGES = 50_000
 MAX_BOOTS = 64
 """Lives of one node name that are remembered: restarts, and an API's processes."""
 MAX_BOOT_ROWS = 20_000
+MAX_ROWS = 1_000_000
+"""Counters of all lives that are remembered. A life takes a few hundred; somebody may make up as many as he likes."""
+BOOT_SECONDS = 600.0
+"""A life that was silent for so long is over, and takes no more room: what it counted is in the totals."""
 MAX_FORGOTTEN = 1_000
 MAX_QUEUES = 100
 MAX_INTERVAL = 60.0
@@ -83,6 +87,9 @@ class Processes:
         on_duplicate: told the node name when two live nodes are found under it.
         slots: whether the slots of a node are told apart.
         limit: the most nodes.
+
+    Attributes:
+        rows, rows_limit: counters of all lives that are remembered, and the most there may be.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class Processes:
         self._on_duplicate = on_duplicate
         self._slots = slots
         self.limit = limit
+        self.rows, self.rows_limit = 0, MAX_ROWS
         self.nodes: dict[str, Node] = {}
         self._gauge_rows: Counter[Metric] = Counter()
         self._consumed = 0
@@ -155,14 +163,19 @@ class Processes:
                 self._show(node)
             others = (boot.seen for name, boot in node.boots.items() if name != node.boot)
             node.duplicated = node.duplicated and now.monotonic - max(others, default=-patience) < patience
-            if purge and self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
+            if not purge:
+                continue
+            if self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
                 purged.add(hostname)
+            for name in [name for name, boot in node.boots.items() if now.monotonic - boot.seen >= BOOT_SECONDS]:
+                if name != node.boot:
+                    self._forget(node, name)
         for hostname in purged:
             node = self.nodes.pop(hostname)
-            node.shown.clear()
+            for name in [*node.boots]:
+                self._forget(node, name)
             self._show(node)
             self._consumed -= len(node.info.queues)
-            self._forgotten.extend(node.boots)
         self._totals.drop(purged)
         return purged
 
@@ -186,15 +199,20 @@ class Processes:
         if event.boot in self._forgotten:
             # What it had counted before is in the totals: what it counted since is lost, rather than all counted twice.
             boot.counters = {(metric, values): value for metric, values, value in self._rows(event)}
+            self.rows += len(boot.counters)
         if not event.stopping and event.info.kind != "process":
             node.shown.clear()  # the newest life is the one to show
         node.boots[event.boot] = boot
         if len(node.boots) > MAX_BOOTS:
             oldest = min(node.boots, key=lambda name: node.boots[name].seen if name != event.boot else float("inf"))
-            del node.boots[oldest]
-            node.shown.pop(oldest, None)
-            self._forgotten.append(oldest)
+            self._forget(node, oldest)
         return boot
+
+    def _forget(self, node: Node, name: str) -> None:
+        """Ends a life for good."""
+        self.rows -= len(node.boots.pop(name).counters)
+        node.shown.pop(name, None)
+        self._forgotten.append(name)
 
     def _note_duplicate(self, node: Node, event: Snapshot) -> None:
         """An older life that goes on speaking while a newer one does is a second process under one name."""
@@ -210,9 +228,11 @@ class Processes:
         conflict = False
         for metric, values, value in self._rows(event):
             before = boot.counters.get((metric, values))
-            if before is None and len(boot.counters) >= MAX_BOOT_ROWS:
-                self._ledger.dropped[metric.name] += 1
-                continue
+            if before is None:
+                if len(boot.counters) >= MAX_BOOT_ROWS or self.rows >= self.rows_limit:
+                    self._ledger.dropped[metric.name] += 1
+                    continue
+                self.rows += 1
             amount = grown(before, value)
             boot.counters[metric, values] = highest(before, value)
             self._totals.add(metric, values, amount)

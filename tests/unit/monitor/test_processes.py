@@ -14,7 +14,7 @@ import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.wire import Table
 from loopwatch_monitor.state import processes
-from loopwatch_monitor.state.processes import MAX_BOOTS
+from loopwatch_monitor.state.processes import BOOT_SECONDS, MAX_BOOTS
 from tests.unit.monitor.monitored import WALL, Monitored
 
 
@@ -151,6 +151,36 @@ def test_more_boots_than_are_remembered_count_nothing_twice() -> None:
     assert monitored.only(catalogue.ENGINES_CREATED) == everything
     monitored.snapshot(3, boot="boot-0", counters=created(13))
     assert monitored.only(catalogue.ENGINES_CREATED) == everything + 1
+
+
+def test_a_life_that_is_over_takes_no_room_and_counts_nothing_twice() -> None:
+    """Restarts of a worker whose name stays, over weeks."""
+    monitored = Monitored(purge=0)
+    processes = monitored.fleet.processes
+    for number in range(5):
+        monitored.snapshot(1, boot=f"boot-{number}", counters=created(10))
+        assert processes.rows == 1 + (number > 0)
+        monitored.after(BOOT_SECONDS)
+        assert processes.rows == 1
+    assert monitored.only(catalogue.ENGINES_CREATED) == 50
+    monitored.snapshot(2, boot="boot-0", counters=created(12))  # it only stood still
+    assert monitored.only(catalogue.ENGINES_CREATED) == 50
+    monitored.snapshot(3, boot="boot-0", counters=created(13))
+    assert monitored.only(catalogue.ENGINES_CREATED) == 51
+
+
+def test_counters_of_all_lives_are_bounded() -> None:
+    monitored = Monitored(purge=60)
+    processes = monitored.fleet.processes
+    processes.rows_limit = 3
+    for number in range(10):
+        monitored.snapshot(1, hostname=f"w{number % 5}@h", boot=f"boot-{number}", counters=created(10))
+        assert processes.rows <= 3
+    assert monitored.dropped == {"loopwatch_engines_created_total": 7}
+    monitored.after(60)
+    assert processes.rows == 0
+    monitored.snapshot(1, hostname="new@h", boot="new", counters=created(10))
+    assert monitored.only(catalogue.ENGINES_CREATED) == 10
 
 
 @pytest.mark.parametrize(
