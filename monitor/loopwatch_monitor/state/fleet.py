@@ -179,7 +179,7 @@ class Fleet:
                 continue
             if node is not None and speaks:
                 if node.info.kind == "celery":
-                    yield hostname, tuple(map(cut, node.info.queues)), node.info.slots
+                    yield hostname, tuple(node.info.queues), node.info.slots
             elif host is not None:
                 yield hostname, host.queues, host.processes
 
@@ -196,7 +196,7 @@ class Fleet:
         """Learns a worker's queues, or forgets a worker that is gone. Asked of each event, so it stands ready."""
         node, host = self.processes.nodes.get(hostname), self.workers.hosts.get(hostname)
         told = host.queues if host is not None else ()
-        queues = tuple(map(cut, node.info.queues)) if node is not None else told
+        queues = tuple(node.info.queues) if node is not None else told
         self.queues.learn(queues)
         if len(queues) == 1:
             self._only_queues[hostname] = queues[0]

@@ -22,7 +22,7 @@ from loopwatch.telemetry.wire import Labels as Values
 from loopwatch.telemetry.wire import Value
 from loopwatch_monitor.intake.events import Snapshot, SnapshotInfo
 from loopwatch_monitor.state.gauges import Databases, Gauges, databases, merge_gauges, merge_rows, read_gauges
-from loopwatch_monitor.state.labels import Labels
+from loopwatch_monitor.state.labels import Labels, cut
 from loopwatch_monitor.state.ledger import Ledger, Now
 from loopwatch_monitor.state.totals import Totals, full_labels, grown, highest
 
@@ -254,6 +254,7 @@ class Processes:
         self._consumed -= len(node.info.queues)
         node.info, node.boot, node.seen = event.info, event.boot, now.monotonic
         self._bound_queues(node.info.queues)
+        _cut_texts(node.info)
         node.interval = min(max(event.interval, 1.0), MAX_INTERVAL)
         if event.stopping:
             node.shown.pop(event.boot, None)
@@ -283,6 +284,12 @@ class Processes:
             node.gauges[metric] = [(self._labels.text(metric.labels, own), value) for own, value in values.items()]
         # Of what found room, or as many databases as all nodes together can name would be shown.
         node.databases = databases({metric: values for metric, values in merged.items() if metric in node.gauges})
+
+
+def _cut_texts(info: SnapshotInfo) -> None:
+    info.queues = [*map(cut, info.queues)]
+    for name in ("kind", "pool_type", "celery_version", "loopwatch_version", "release"):
+        setattr(info, name, cut(getattr(info, name)))
 
 
 def _fits(metric: Metric, own: list[str], value: Value) -> bool:

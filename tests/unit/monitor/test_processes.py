@@ -14,6 +14,7 @@ import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.wire import Table
 from loopwatch_monitor.state import processes
+from loopwatch_monitor.state.labels import MAX_LENGTH
 from loopwatch_monitor.state.processes import BOOT_SECONDS, MAX_BOOTS
 from tests.unit.monitor.monitored import WALL, Monitored
 
@@ -281,6 +282,15 @@ def test_a_goodbye_ends_the_gauges_at_once_and_is_no_silence() -> None:
     assert monitored.series(catalogue.POOL_CONNECTIONS) == {}
     assert monitored.series(catalogue.WORKER_SNAPSHOT_AGE) == {}
     assert monitored.only(catalogue.ENGINES_CREATED) == 4
+
+
+def test_what_a_node_says_of_itself_takes_no_more_room_than_is_shown() -> None:
+    monitored = Monitored()
+    long = "x" * 5_000_000
+    monitored.snapshot(queues=[long], pool_type=long, celery_version=long, loopwatch_version=long, release=long)
+    info = monitored.fleet.processes.nodes["w@h"].info
+    texts = [*info.queues, info.pool_type, info.celery_version, info.loopwatch_version, info.release]
+    assert {len(text) for text in texts} == {MAX_LENGTH}
 
 
 def test_what_a_worker_is() -> None:
