@@ -28,11 +28,11 @@ MAX_ROWS = 20_000
 _HIGHEST = frozenset({catalogue.POOL_CONNECTIONS_PEAK})
 
 
-def read_gauges(snapshot: Snapshot, ledger: Ledger, *, slots: bool = True) -> Gauges:
-    """All gauges of families that we know; a row that is not what its family says is counted and left out. Without
-    ``slots``, all slots are one: the sum, or the highest, of each."""
+def read_gauges(snapshot: Snapshot, ledger: Ledger, *, slots: bool = True, room: int = MAX_ROWS) -> Gauges:
+    """All gauges of families that we know, or as many as there is ``room`` for; a row that is not what its family says
+    is counted and left out. Without ``slots``, all slots are one: the sum, or the highest, of each."""
     gauges: Gauges = {}
-    rest = MAX_ROWS
+    rest = max(min(room, MAX_ROWS), 0)
     for slot, table in snapshot.gauges.items():
         place = cut(slot) if slots else ALL_SLOTS
         for family, rows in table.items():

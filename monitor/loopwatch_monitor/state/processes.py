@@ -34,7 +34,7 @@ MAX_BOOTS = 64
 """Lives of one node name that are remembered: restarts, and an API's processes."""
 MAX_BOOT_ROWS = 20_000
 MAX_ROWS = 1_000_000
-"""Counters of all lives that are remembered. A life takes a few hundred; somebody may make up as many as he likes."""
+"""Counters, and gauges, of all lives that are remembered. A life takes a few hundred; anybody may make them up."""
 BOOT_SECONDS = 600.0
 """A life that was silent for so long is over, and takes no more room: what it counted is in the totals."""
 MAX_FORGOTTEN = 1_000
@@ -89,7 +89,7 @@ class Processes:
         limit: the most nodes.
 
     Attributes:
-        rows, rows_limit: counters of all lives that are remembered, and the most there may be.
+        rows, gauges: counters and gauges of all lives that are remembered; ``rows_limit``: the most of each.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Processes:
         self._on_duplicate = on_duplicate
         self._slots = slots
         self.limit = limit
-        self.rows, self.rows_limit = 0, MAX_ROWS
+        self.rows, self.gauges, self.rows_limit = 0, 0, MAX_ROWS
         self.nodes: dict[str, Node] = {}
         self._gauge_rows: Counter[Metric] = Counter()
         self._consumed = 0
@@ -159,7 +159,7 @@ class Processes:
             silent = [name for name in node.shown if now.monotonic - node.boots[name].seen >= patience]
             if silent:
                 for name in silent:
-                    del node.shown[name]
+                    self._hide(node, name)
                 self._show(node)
             others = (boot.seen for name, boot in node.boots.items() if name != node.boot)
             node.duplicated = node.duplicated and now.monotonic - max(others, default=-patience) < patience
@@ -201,7 +201,8 @@ class Processes:
             boot.counters = {(metric, values): value for metric, values, value in self._rows(event)}
             self.rows += len(boot.counters)
         if not event.stopping and event.info.kind != "process":
-            node.shown.clear()  # the newest life is the one to show
+            for name in [*node.shown]:
+                self._hide(node, name)  # the newest life is the one to show
         node.boots[event.boot] = boot
         if len(node.boots) > MAX_BOOTS:
             oldest = min(node.boots, key=lambda name: node.boots[name].seen if name != event.boot else float("inf"))
@@ -211,8 +212,12 @@ class Processes:
     def _forget(self, node: Node, name: str) -> None:
         """Ends a life for good."""
         self.rows -= len(node.boots.pop(name).counters)
-        node.shown.pop(name, None)
+        self._hide(node, name)
         self._forgotten.append(name)
+
+    def _hide(self, node: Node, name: str) -> None:
+        """Ends a life's gauges."""
+        self.gauges -= sum(map(len, node.shown.pop(name, {}).values()))
 
     def _note_duplicate(self, node: Node, event: Snapshot) -> None:
         """An older life that goes on speaking while a newer one does is a second process under one name."""
@@ -256,10 +261,11 @@ class Processes:
         self._bound_queues(node.info.queues)
         _cut_texts(node.info)
         node.interval = min(max(event.interval, 1.0), MAX_INTERVAL)
-        if event.stopping:
-            node.shown.pop(event.boot, None)
-        else:
-            node.shown[event.boot] = read_gauges(event, self._ledger, slots=self._slots)
+        self._hide(node, event.boot)
+        if not event.stopping:
+            room = self.rows_limit - self.gauges
+            node.shown[event.boot] = gauges = read_gauges(event, self._ledger, slots=self._slots, room=room)
+            self.gauges += sum(map(len, gauges.values()))
         node.stopped = event.stopping and not node.shown
         self._show(node)
 

@@ -149,6 +149,10 @@ def test_whatever_comes_nothing_raises_bounds_hold_and_no_counter_falls(steps: l
         processes = monitored.fleet.processes
         lives = [boot for node in processes.nodes.values() for boot in node.boots.values()]
         assert processes.rows == sum(len(boot.counters) for boot in lives)
+        shown = [
+            rows for node in processes.nodes.values() for gauges in node.shown.values() for rows in gauges.values()
+        ]
+        assert processes.gauges == sum(map(len, shown))
         assert monitored.fleet.ledger.dropped.keys() == at_first, "a drop may be the only one: its counter begins at 0"
         now = counters(monitored)
         for key, value in before.items():

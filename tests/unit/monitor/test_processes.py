@@ -284,6 +284,20 @@ def test_a_goodbye_ends_the_gauges_at_once_and_is_no_silence() -> None:
     assert monitored.only(catalogue.ENGINES_CREATED) == 4
 
 
+def test_gauges_of_all_lives_are_bounded() -> None:
+    monitored = Monitored()
+    processes = monitored.fleet.processes
+    processes.rows_limit = 3
+    for number in range(10):
+        loops: Table = {catalogue.LOOPS.wire_name: {(): 1}}
+        monitored.snapshot(1, hostname=f"w{number}@h", kind="process", gauges={0: loops, 1: loops})
+        assert processes.gauges <= 3
+    assert len(monitored.series(catalogue.LOOPS)) == 3
+    assert monitored.dropped == {"loopwatch_loops": 17}
+    monitored.after(15)
+    assert processes.gauges == 0
+
+
 def test_what_a_node_says_of_itself_takes_no_more_room_than_is_shown() -> None:
     monitored = Monitored()
     long = "x" * 5_000_000
