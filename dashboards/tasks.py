@@ -50,7 +50,7 @@ def queues_without_worker(*, width: int = 4) -> stat.Panel:
         "none",
         Query(
             f"count({seen(c.ACTIVE_WORKERS, **QUEUE)} == 0 "
-            f"and on (job, queue_name) {gauge(c.QUEUE_LENGTH, **QUEUE)} > 0) or vector(0)",
+            f"and on (job, queue_name) {seen(c.QUEUE_LENGTH, **QUEUE)} > 0) or vector(0)",
             "queues",
         ),
         thresholds={1: "red"},
@@ -80,8 +80,9 @@ def _now() -> list[Builder[Panel]]:
             "Tasks that wait in queues",
             "Good: returns to 0. Colour by the time the slowest queue takes to drain, on the right.",
             "none",
-            Query(f"sum({gauge(c.QUEUE_LENGTH, **QUEUE)})", "waiting"),
+            Query(f"sum({seen(c.QUEUE_LENGTH, **QUEUE)})", "waiting"),
             thresholds={},
+            empty="not known",
         ),
         amount(
             "Longest time to drain",
@@ -188,7 +189,7 @@ def _queues() -> list[Builder[Panel]]:
             "Queue length",
             "Good: returns to 0. Bad: climbs; on Redis a task that a worker has prefetched is not counted.",
             "none",
-            Query(gauge(c.QUEUE_LENGTH, **QUEUE), "{{queue_name}}"),
+            Query(seen(c.QUEUE_LENGTH, **QUEUE), "{{queue_name}}"),
         ),
         lines(
             "Oldest task",
@@ -217,8 +218,8 @@ def _queues() -> list[Builder[Panel]]:
             "Good: flat. Bad: 0 workers; or slots that stay while tasks wait: scale out. Consumers: RabbitMQ only.",
             "none",
             Query(seen(c.ACTIVE_WORKERS, **QUEUE), "{{queue_name}} workers"),
-            Query(gauge(c.ACTIVE_PROCESSES, **QUEUE), "{{queue_name}} slots"),
-            Query(gauge(c.ACTIVE_CONSUMERS, **QUEUE), "{{queue_name}} consumers"),
+            Query(seen(c.ACTIVE_PROCESSES, **QUEUE), "{{queue_name}} slots"),
+            Query(seen(c.ACTIVE_CONSUMERS, **QUEUE), "{{queue_name}} consumers"),
         ),
         rows(
             "Started without task-sent",

@@ -11,7 +11,6 @@ from dashboards.pace import Pace
 from dashboards.recording import Recordings
 from dashboards.thresholds import Thresholds
 from dashboards.vectors import Vector, once, series
-from loopwatch.telemetry import catalogue as c
 from loopwatch.telemetry.catalogue import Metric
 
 __all__ = ["Alert", "Given", "Rule"]
@@ -94,12 +93,6 @@ class Given:
     def own_increase(self, metric: Metric, *, seconds: float) -> Vector:
         """The same as each monitor says it."""
         return series(metric).call("increase", self.pace(seconds))
-
-    def by_connected(self, metric: Metric) -> Vector:
-        """What those monitors say that have a connection to their broker. To one that is cut off, everybody is silent,
-        everybody lost, and no task ever begun; beside another one, which knows better, its word must not count."""
-        connected = series(c.MONITOR_BROKER_UP).then("== 1")
-        return once(series(metric).with_("and", connected, on=("job", "instance")))
 
     @property
     def in_five_minutes(self) -> str:
