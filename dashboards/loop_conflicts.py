@@ -118,7 +118,7 @@ def _conflicts() -> list[Builder[Panel]]:
         ),
         rows(
             "Conflicts by task",
-            "Good: none. The first row is the task to open. "
+            "Good: none. The first row is the task to open; the first conflict of a series is in the next table alone. "
             "Source guard: refused in time, or seen by observe(); exception, event: it happened.",
             "none",
             Query(

@@ -81,11 +81,9 @@ NAIVE = {
     "LoopwatchConnectionLeak": [(SLOTS, "sum without (slot)"), (SLOTS, "avg without (slot)")],
     "LoopwatchLoopBlocked": [(" or (max", " and (max")],
     "LoopwatchLoopsUnplanned": [
-        ("(worker:loopwatch_loops_unplanned:max unless", "(worker:loopwatch_loops_unplanned:max and"),
-        (
-            "max_over_time(worker:loopwatch_loops_unplanned:max[24h] offset 1h)",
-            "worker:loopwatch_loops_unplanned:max offset 1h",
-        ),
+        (":max unless", ":max and"),
+        ("max_over_time(worker:loopwatch_loops_unplanned:max[24h]", "(worker:loopwatch_loops_unplanned:max"),
+        (" or max without (instance, pod) (increase(loopwatch_loops_unplanned_total[1h]))", ""),
     ],
     "LoopwatchPoolSaturated": [("max without (slot) (avg", "avg without (slot) (avg"), ("avg_over", "max_over")],
     "LoopwatchNotificationsFailing": [("[2m]", "[5m]")],
@@ -182,9 +180,10 @@ def _naive(alert: str, rules: Rules) -> Iterator[tuple[str, Rules]]:
         assert any(right in rule["expr"] for rule in rules), right
         yield f"with {naive or 'nothing'} for {right}", _changed(rules, right, naive)
     for number, rule in enumerate(rules):
-        if "sum without (" in rule["expr"] and (rule.get("record") or rule["alert"]) not in NOT_SUMMED:
-            greatest = rule | {"expr": rule["expr"].replace("sum without (", "max without (")}
-            yield f"of the greatest instead of all in {rule}", [*rules[:number], greatest, *rules[number + 1 :]]
+        name = rule.get("record") or rule["alert"]
+        if name not in NOT_SUMMED:
+            [greatest] = _changed([rule], "sum without (", "max without (")
+            yield f"with the greatest instead of the sum in {name}", [*rules[:number], greatest, *rules[number + 1 :]]
     if any(CONNECTED.search(rule["expr"]) for rule in rules):
         yield (
             "believing a monitor that is cut off",
