@@ -94,6 +94,11 @@ class Given:
         """The same as each monitor says it."""
         return series(metric).call("increase", self.pace(seconds))
 
+    def above_least(self, total: Vector, *, seconds: float) -> Vector:
+        """How much a total has grown lately, where a single one is an alarm. A monitor that is restarted knows no more
+        what workers counted that have ended since: the total falls, and `increase` takes all that is left for new."""
+        return total.with_("-", total.call("min_over_time", self.pace(seconds)))
+
     @property
     def in_five_minutes(self) -> str:
         """Makes of a rate over five minutes how many they were."""

@@ -94,7 +94,7 @@ def _loops(given: Given) -> list[Alert]:
     # A busy worker makes all its loops before it is scraped first: its series is born above 0, and never increases.
     total = given.recorded["worker:loopwatch_loops_unplanned:max"]
     new = total.with_("unless", total.call("max_over_time", given.pace(86400), offset=given.pace(3600)))
-    unplanned = new.with_("or", given.increase(c.LOOPS_UNPLANNED, seconds=3600)).then("> 0")
+    unplanned = new.with_("or", given.above_least(total, seconds=3600)).then("> 0")
     return [
         Alert(
             name="LoopBlocked",

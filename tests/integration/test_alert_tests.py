@@ -83,9 +83,14 @@ NAIVE = {
     "LoopwatchLoopsUnplanned": [
         (":max unless", ":max and"),
         ("max_over_time(worker:loopwatch_loops_unplanned:max[24h]", "(worker:loopwatch_loops_unplanned:max"),
-        (" or max without (instance, pod) (increase(loopwatch_loops_unplanned_total[1h]))", ""),
+        (" or (worker:loopwatch_loops_unplanned:max - min_over_time(worker:loopwatch_loops_unplanned:max[1h]))", ""),
+        ("worker:loopwatch_loops_unplanned:max - min_over_time(", "increase("),
     ],
     "LoopwatchPoolSaturated": [("max without (slot) (avg", "avg without (slot) (avg"), ("avg_over", "max_over")],
+    "LoopwatchPoolTimeouts": [
+        ("loopwatch_pool_timeouts_total - min_over_time(", "increase("),
+        (" - min_over_time(loopwatch_pool_timeouts_total[10m])", ""),
+    ],
     "LoopwatchNotificationsFailing": [("[2m]", "[5m]")],
     "LoopwatchTaskFailures": [
         (" or task:celery_task_failed:rate5m", ""),
