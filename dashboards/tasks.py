@@ -23,6 +23,8 @@ TASK = {**WORKER, **QUEUE}
 
 YEAR = 365 * 86400
 """Seconds; a number that every unit can show, unlike the infinity that it stands for."""
+HOUR = 3600
+"""Seconds; beside it the limits are still seen."""
 OLDEST_STEPS = {LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"}
 FAILURE_STEPS = {LIMITS.failure_warning: "yellow", LIMITS.failure_share: "red"}
 
@@ -178,7 +180,12 @@ def _tasks() -> list[Builder[Panel]]:
 
 
 def _drain() -> str:
-    return f"{recorded('queue:celery_queue_drain:seconds', **QUEUE)} < +Inf"
+    drain, started = (
+        recorded(f"queue:celery_{name}", **QUEUE) for name in ("queue_drain:seconds", "task_started:rate10m")
+    )
+    # Where none was ever started there is no rate. 0 tasks at a rate of 0 are not a number, and left out.
+    never = f"clamp_min({recorded('queue:celery_queue_length:max', **QUEUE)} > 0 unless {started}, {HOUR})"
+    return f"clamp_max({drain} >= 0 or {never}, {HOUR})"
 
 
 def _queues() -> list[Builder[Panel]]:
@@ -208,10 +215,12 @@ def _queues() -> list[Builder[Panel]]:
         ),
         lines(
             "Time to drain",
-            "Length over the rate of starts. Good: under a minute. A hole while tasks wait: none is started.",
+            "Length over the rate of starts. Good: under a minute. Bad: an hour, which stands for more, and for never: "
+            "tasks wait, and none is started.",
             "s",
             Query(_drain(), "{{queue_name}}"),
             thresholds={LIMITS.drain_warning_seconds: "yellow", LIMITS.drain_seconds: "red"},
+            empty="nothing waits",
         ),
         lines(
             "Workers and slots, by queue",

@@ -1,4 +1,4 @@
-"""What recording rules and panels say where `increase` says nothing, or two monitors disagree: asked by promtool."""
+"""What recording rules and panels say where a rate says nothing, or two monitors disagree: asked by promtool."""
 
 from __future__ import annotations
 
@@ -66,6 +66,30 @@ def test_the_panel_of_unplanned_loops_counts_those_of_a_new_worker(tmp_path: Pat
     series = {f'loopwatch_loops_unplanned_total{{{M},hostname="content@h1",pool="main"}}': "_x400 3+0x40"}
     asked = _panel("loop-conflicts", "Loops beyond the plan")
     _asked(promtool, tmp_path, series, asked, "105m", {'{hostname="content@h1",pool="main"}': 3})
+
+
+@pytest.mark.parametrize(
+    ("length", "started", "seconds"),
+    [
+        pytest.param("300+0x60", "0+15x60", 300, id="300 tasks, one a second"),
+        pytest.param("0+0x60", "0+15x60", 0, id="none waits"),
+        pytest.param("300+0x60", "7+0x60", 3600, id="none is started any more"),
+        pytest.param("300+0x60", None, 3600, id="none was ever started"),
+        pytest.param("0+0x60", "7+0x60", None, id="nothing to do"),
+    ],
+)
+def test_the_panel_of_a_backlog_shows_it_where_none_is_started(
+    length: str, started: str | None, seconds: float | None, tmp_path: Path, promtool: Promtool
+) -> None:
+    series = {
+        f'celery_queue_length{{{M},queue_name="content"}}': length,
+        f"loopwatch_monitor_broker_up{{{M}}}": "1+0x60",
+    }
+    if started is not None:
+        series[f'celery_task_started_total{{{M},hostname="a@h",queue_name="content",name="t"}}'] = started
+    labels = '{job="loopwatch",queue_name="content"}'
+    said = {} if seconds is None else {labels: seconds}
+    _asked(promtool, tmp_path, series, f"round({_panel('tasks', 'Time to drain')})", "14m", said)
 
 
 USED = 'loopwatch_pool_connections{%s,hostname="%s",slot="0",pool="main",state="used"}'

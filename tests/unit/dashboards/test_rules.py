@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from dashboards import prometheus_rule
+from dashboards.__main__ import DIRECTORY
 from dashboards.alerts.alert import Alert
 from dashboards.links import GRAFANA, RUNBOOK, RUNBOOK_UID, dashboard_url, headings, panel_id, runbook_url
 from dashboards.loop_conflicts import RECENT_SECONDS
@@ -32,6 +34,7 @@ from tests.promtool import Promtool
 
 ALERTS = alerts(Pace())
 NAMES = [f"Loopwatch{alert.name}" for alert in ALERTS]
+BOARDS = [json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))]
 ROOT = Path(__file__).resolve().parents[3]
 LOG_EVENTS = (
     *("broker_lost", "broker_unreachable", "duplicate_node_name", "event_not_folded", "loop_conflict_reported"),
@@ -167,6 +170,16 @@ def test_the_links_lead_to_the_panel_and_to_the_runbook(alert: Alert) -> None:
     assert query.startswith(f"viewPanel={panel_id(uid, title)}&var-job={{{{ $labels.job | urlquery }}}}")
     number = panel_id(RUNBOOK_UID, rule["alert"])
     assert rule["annotations"]["runbook_url"] == f"{GRAFANA}/d/{RUNBOOK_UID}/?viewPanel={number}"
+
+
+@every_alert
+def test_the_panel_heeds_what_the_link_chooses(alert: Alert) -> None:
+    uid, title = alert.panel
+    [board] = [board for board in BOARDS if board["uid"] == uid]
+    [panel] = [panel for panel in board["panels"] if panel["title"] == title]
+    chosen = re.findall(r"&var-(\w+)=", alert.rule(Pace())["annotations"]["dashboard_url"])
+    asked = " ".join(target["expr"] for target in panel["targets"])
+    assert {name for name in chosen if not re.search(rf"\${name}\b", asked)} == set()
 
 
 def test_a_title_that_no_panel_has_is_an_error() -> None:
