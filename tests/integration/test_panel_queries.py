@@ -38,7 +38,7 @@ def _asked(
         "promql_expr_test": [{"expr": expression, "eval_time": at, "exp_samples": samples}],
     }
     suite = directory / "tests.yml"
-    suite.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": [test]}))
+    suite.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
     result = promtool("test", "rules", suite)
     assert result.returncode == 0, result.stdout + result.stderr
 
