@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from dashboards import prometheus_rule
+from dashboards.alerts.monitor import JOBS
 from loopwatch_monitor.addresses import Address, parse_address
 from loopwatch_monitor.command import _command
 from loopwatch_monitor.webconfig import read_web_config
@@ -99,6 +100,9 @@ def test_the_service_and_the_service_monitor_find_it() -> None:
     (endpoint,) = monitor["endpoints"]
     assert endpoint["port"] == port["name"]
     assert endpoint["honorLabels"] is True
+    # One fleet a namespace: the rules tell fleets apart by their job, and ask for this beginning.
+    assert endpoint["relabelings"] == [{"sourceLabels": ["job", "namespace"], "separator": "-", "targetLabel": "job"}]
+    assert JOBS == 'job=~"loopwatch.*"'
 
 
 def test_the_rule_of_the_operator_is_the_rule_files() -> None:
