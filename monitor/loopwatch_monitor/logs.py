@@ -8,7 +8,10 @@ from typing import Any
 
 import structlog
 
-__all__ = ["configure_logs"]
+__all__ = ["LEVELS", "configure_logs"]
+
+LEVELS = logging.getLevelNamesMapping() | {"TRACE": logging.DEBUG, "SUCCESS": logging.INFO}
+"""By name. The last two are celery-exporter's, whose variables are to keep their meaning."""
 
 
 def configure_logs(level: str) -> None:
@@ -29,7 +32,7 @@ def configure_logs(level: str) -> None:
             ],
         )
     )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=LEVELS[level.upper()], handlers=[handler], force=True)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from loopwatch.telemetry import catalogue
 from loopwatch_monitor.addresses import Address, AddressError, parse_address
 from loopwatch_monitor.intake.redis_address import is_redis, make_tls
 from loopwatch_monitor.intake.tls_options import kombu_ssl, redis_ssl
+from loopwatch_monitor.logs import LEVELS
 
 __all__ = ["SettingError", "Settings", "parse_addresses", "parse_buckets", "parse_list", "parse_options", "parse_pairs"]
 
@@ -98,7 +98,7 @@ class Settings:
             raise SettingError("--host", "is empty; give the address to listen on, such as 0.0.0.0")
         if not 0 <= self.port <= 65535:
             raise SettingError("--port", f"must be from 0 to 65535, not {self.port}")
-        if self.log_level.upper() not in logging.getLevelNamesMapping():
+        if self.log_level.upper() not in LEVELS:
             raise SettingError(
                 "--log-level", f"must be DEBUG, INFO, WARNING, ERROR or CRITICAL, not {self.log_level!r}"
             )

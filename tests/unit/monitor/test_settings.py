@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loopwatch_monitor.logs import LEVELS
 from loopwatch_monitor.settings import SettingError, Settings, parse_buckets, parse_options, parse_pairs
 
 URL = "redis://localhost/0"
@@ -78,6 +79,11 @@ def test_settings_that_cannot_work(setting: dict[str, Any], option: str) -> None
     with pytest.raises(SettingError) as caught:
         Settings(broker_url=URL, **setting)
     assert str(caught.value).startswith(f"{option} (LOOPWATCH_")
+
+
+@pytest.mark.parametrize("level", ["debug", "INFO", "TRACE", "SUCCESS", "WARNING", "ERROR", "CRITICAL"])
+def test_levels_of_the_log_are_celery_exporters(level: str) -> None:
+    assert Settings(broker_url=URL, log_level=level).log_level.upper() in LEVELS
 
 
 def test_an_empty_prefix_is_one() -> None:
