@@ -8,7 +8,6 @@ import importlib
 import os
 import ssl
 import threading
-import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -77,11 +76,7 @@ def test_a_thousand_loops_leave_no_connection_and_no_descriptor(server: HTTPServ
     for _ in range(1000):
         asyncio.run(client.get(server.url))
     assert server.become(0)
-    # The server's own end of a connection, in this process, is closed a moment after it has left its list.
-    deadline = time.monotonic() + 30
-    while len(list(Path("/proc/self/fd").iterdir())) > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def test_one_transport_serves_both_libraries(server: HTTPServer) -> None:
@@ -210,11 +205,11 @@ def test_a_fork_harms_neither_side(
 
 def test_limits_are_passed_on(library: ModuleType, server: HTTPServer) -> None:
     client = http_client(
-        library=library, limits=library.Limits(max_connections=1), timeout=library.Timeout(5, pool=0.01)
+        library=library, limits=library.Limits(max_connections=1), timeout=library.Timeout(60, pool=0.01)
     )
 
     async def two_at_once() -> None:
-        await asyncio.gather(client.get(f"{server.url}/slow"), client.get(f"{server.url}/slow"))
+        await asyncio.gather(client.get(f"{server.url}/never"), client.get(f"{server.url}/never"))
 
     with pytest.raises(library.PoolTimeout):
         asyncio.run(two_at_once())

@@ -159,7 +159,7 @@ def test_what_fails_or_is_cancelled_holds_nothing(library: ModuleType, server: H
         with pytest.raises(library.ConnectError):
             await client.get("http://127.0.0.1:1")
         with pytest.raises(library.ReadTimeout):
-            await client.get(f"{server.url}/slow")
+            await client.get(f"{server.url}/never")
         asking = asyncio.create_task(client.get(f"{server.url}/stream", timeout=30))
         await until(lambda: used() == 1)
         asking.cancel()
@@ -243,6 +243,7 @@ def test_the_environment_s_proxy_for_https(
         client = http_client(library=library, verify=False)
         assert asyncio.run(client.get(tls_server.url)).text == "/"
         assert len(proxy.asked) == 1
+        assert tls_server.become(0)
 
 
 def test_a_bare_loop_close_behind_a_proxy_is_swept(library: ModuleType, tls_server: HTTPServer) -> None:
