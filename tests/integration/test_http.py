@@ -20,10 +20,11 @@ import pytest
 import uvloop
 
 import loopwatch
-from loopwatch import ConfigurationError, HTTPTransport, http_client
+from loopwatch import ConfigurationError, HTTPTransport
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
 from tests.integration.certificates import self_signed
+from tests.integration.http_clients import PATIENCE, http_client
 from tests.integration.http_server import HTTPServer, serve
 
 RUNNERS = [asyncio.run, uvloop.run]
@@ -81,7 +82,7 @@ def test_a_thousand_loops_leave_no_connection_and_no_descriptor(server: HTTPServ
 
 def test_one_transport_serves_both_libraries(server: HTTPServer) -> None:
     transport: Any = HTTPTransport(name="both")
-    clients = httpx.AsyncClient(transport=transport), httpx2.AsyncClient(transport=transport)
+    clients = [of.AsyncClient(transport=transport, timeout=PATIENCE) for of in (httpx, httpx2)]
 
     async def both() -> list[type]:
         return [type(await client.get(server.url)) for client in clients]
@@ -205,7 +206,7 @@ def test_a_fork_harms_neither_side(
 
 def test_limits_are_passed_on(library: ModuleType, server: HTTPServer) -> None:
     client = http_client(
-        library=library, limits=library.Limits(max_connections=1), timeout=library.Timeout(60, pool=0.01)
+        library=library, limits=library.Limits(max_connections=1), timeout=library.Timeout(PATIENCE, pool=0.01)
     )
 
     async def two_at_once() -> None:
@@ -278,7 +279,7 @@ def test_the_environment_s_proxy(
     monkeypatch.setenv(variable, server.url.removeprefix("http://"))
     client = http_client(library=library)
     transport: Any = HTTPTransport()
-    for each in (client, library.AsyncClient(transport=transport)):
+    for each in (client, library.AsyncClient(transport=transport, timeout=PATIENCE)):
         assert asyncio.run(fetch(each, ELSEWHERE)) == ELSEWHERE
     assert server.become(0)
 

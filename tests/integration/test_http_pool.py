@@ -17,11 +17,12 @@ import pytest
 import uvloop
 
 import loopwatch
-from loopwatch import LoopConflictError, http_client
+from loopwatch import LoopConflictError
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
 from tests.integration.certificates import self_signed
+from tests.integration.http_clients import PATIENCE, http_client
 from tests.integration.http_proxy import connect_proxy
 from tests.integration.http_server import HTTPServer, serve
 
@@ -119,7 +120,7 @@ def test_the_limit_is_each_loop_s_and_a_wait_for_it_that_times_out_is_counted(
         library=library,
         name="llm",
         limits=library.Limits(max_connections=1),
-        timeout=library.Timeout(30, pool=0.05),
+        timeout=library.Timeout(PATIENCE, pool=0.05),
     )
 
     async def one_too_many() -> None:
@@ -153,14 +154,14 @@ def test_without_a_limit_there_is_no_maximum(library: ModuleType, server: HTTPSe
 
 
 def test_what_fails_or_is_cancelled_holds_nothing(library: ModuleType, server: HTTPServer) -> None:
-    client = http_client(library=library, name="llm", timeout=library.Timeout(30, read=0.05))
+    client = http_client(library=library, name="llm", timeout=library.Timeout(PATIENCE, read=0.05))
 
     async def fail() -> None:
         with pytest.raises(library.ConnectError):
             await client.get("http://127.0.0.1:1")
         with pytest.raises(library.ReadTimeout):
             await client.get(f"{server.url}/never")
-        asking = asyncio.create_task(client.get(f"{server.url}/stream", timeout=30))
+        asking = asyncio.create_task(client.get(f"{server.url}/stream", timeout=PATIENCE))
         await until(lambda: used() == 1)
         asking.cancel()
         await asyncio.wait([asking])
@@ -190,7 +191,7 @@ def test_a_trace_of_the_user_s_sees_everything(library: ModuleType, server: HTTP
         return events
 
     ours = asyncio.run(events_of(http_client(library=library, name="llm")))
-    assert ours == asyncio.run(events_of(library.AsyncClient()))
+    assert ours == asyncio.run(events_of(library.AsyncClient(timeout=PATIENCE)))
     assert "http11.response_closed.complete" in ours
     assert value(catalogue.POOL_CREATE, "llm") == 1
 
@@ -309,7 +310,7 @@ def test_a_response_whose_loop_reads_it_in_another_thread_is_refused(library: Mo
             reading = asyncio.run_coroutine_threadsafe(read(chunks), loop)
             with pytest.raises(LoopConflictError):
                 asyncio.run(response.aclose())
-            assert reading.result(30) > 0
+            assert reading.result(60) > 0
     finally:
         asyncio.run_coroutine_threadsafe(client.aclose(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
@@ -319,7 +320,7 @@ def test_a_response_whose_loop_reads_it_in_another_thread_is_refused(library: Mo
 
 
 def test_a_full_pool_of_one_loop_is_none_of_another_s(library: ModuleType, server: HTTPServer) -> None:
-    client = http_client(library=library, name="llm", limits=library.Limits(max_connections=1), timeout=30)
+    client = http_client(library=library, name="llm", limits=library.Limits(max_connections=1))
 
     async def fill() -> tuple[Any, asyncio.Task[Any]]:
         response = await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
@@ -356,7 +357,7 @@ def test_a_response_of_a_closed_loop_is_refused(library: ModuleType, server: HTT
 def test_a_response_that_is_lost_gives_its_connection_back(
     chunks: int, library: ModuleType, server: HTTPServer
 ) -> None:
-    client = http_client(library=library, name="llm", limits=library.Limits(max_connections=1), timeout=30)
+    client = http_client(library=library, name="llm", limits=library.Limits(max_connections=1))
 
     async def lose_one() -> None:
         response = await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
