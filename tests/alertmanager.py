@@ -36,12 +36,12 @@ class Alertmanager:
         request = urllib.request.Request(
             f"{self.url}/api/v2/alerts", data=body, headers={"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=10):
+        with urllib.request.urlopen(request, timeout=60):
             pass
 
     def alerts(self) -> list[dict[str, Any]]:
         """All alerts, as its API tells them: ``labels``, ``annotations``, ``receivers``, ``status.inhibitedBy``."""
-        with urllib.request.urlopen(f"{self.url}/api/v2/alerts", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.url}/api/v2/alerts", timeout=60) as response:
             answer: list[dict[str, Any]] = json.load(response)
         return answer
 

@@ -116,10 +116,11 @@ class Server:
 
     async def close(self) -> None:
         """Stops listening; what is being sent gets a moment to end."""
+        for listener in self._listeners:
+            unlink(listener)  # at once: who waits for us may not wait to the end
         if self._connections is not None:
             await self._connections.close()
         for listener in self._listeners:
-            unlink(listener)
             listener.close()
         self._listeners.clear()
         if self._runner is not None:

@@ -18,7 +18,7 @@ from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.server import Server
 from loopwatch_monitor.settings import Settings
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 """Seconds that anything may take on a slow machine."""
 
 
