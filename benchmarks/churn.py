@@ -17,7 +17,7 @@ from resource import getpagesize
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.wire import encode_table
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
 from loopwatch_monitor.state.fleet import Fleet
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Now
@@ -79,43 +79,43 @@ def fold_churn(fleet: Fleet, events: int, lives: int, hosts: int, *, seconds: fl
             yield number
 
 
-def _stream(events: int, lives: int, hosts: int) -> Iterator[decode.AnyEvent]:
+def _stream(events: int, lives: int, hosts: int) -> Iterator[events.AnyEvent]:
     """Lives follow one another on `ALIVE` places; each takes the next host's name, and the names come round again."""
     steps = round(events / lives / EVENTS_PER_TASK)
     places = ((turn * ALIVE + place, step) for turn in count() for step in range(steps) for place in range(ALIVE))
     return islice(chain.from_iterable(_task(f"w{life % hosts}@h", life, step) for life, step in places), events)
 
 
-def _task(hostname: str, life: int, step: int) -> Iterator[decode.AnyEvent]:
+def _task(hostname: str, life: int, step: int) -> Iterator[events.AnyEvent]:
     """One task's events, some of which never come; or news of its worker."""
     uuid, name = f"{life}-{step}", f"app.task{life % TASK_NAMES}"
     stamp = float(life)
     if step % 10 == 0:
-        yield decode.WorkerHeartbeat(hostname=hostname, timestamp=stamp, active=1, processed=step)
+        yield events.WorkerHeartbeat(hostname=hostname, timestamp=stamp, active=1, processed=step)
         yield _snapshot(hostname, life, step + 1)
         return
     queue = f"q{life % QUEUES}"
-    yield decode.TaskSent(hostname=f"gen{life % 500}@h", timestamp=stamp, uuid=uuid, name=name, queue=queue)
+    yield events.TaskSent(hostname=f"gen{life % 500}@h", timestamp=stamp, uuid=uuid, name=name, queue=queue)
     if step % 3 == 0:
         return  # lost: nobody will ever start it
-    yield decode.TaskStarted(hostname=hostname, timestamp=stamp, uuid=uuid)
+    yield events.TaskStarted(hostname=hostname, timestamp=stamp, uuid=uuid)
     if step % 5:
-        yield decode.TaskSucceeded(hostname=hostname, timestamp=stamp, uuid=uuid, runtime=0.1)
+        yield events.TaskSucceeded(hostname=hostname, timestamp=stamp, uuid=uuid, runtime=0.1)
     else:
         text = f"Error{life % CLASSES}('Event loop is closed')"
-        yield decode.TaskFailed(hostname=hostname, timestamp=stamp, uuid=uuid, exception=text)
+        yield events.TaskFailed(hostname=hostname, timestamp=stamp, uuid=uuid, exception=text)
 
 
-def _snapshot(hostname: str, life: int, seq: int) -> decode.Snapshot:
+def _snapshot(hostname: str, life: int, seq: int) -> events.Snapshot:
     pool = (f"pool{life % 7}",)
-    return decode.Snapshot(
+    return events.Snapshot(
         hostname=hostname,
         timestamp=0.0,
         version=1,
         boot=f"boot-{life}",
         seq=seq,
         interval=5.0,
-        info=decode.SnapshotInfo(queues=[f"q{life % QUEUES}"], slots=8),
+        info=events.SnapshotInfo(queues=[f"q{life % QUEUES}"], slots=8),
         counters=encode_table({catalogue.ENGINES_CREATED.wire_name: {pool: seq}}),
         gauges={
             str(slot): encode_table({catalogue.POOL_CONNECTIONS_MAX.wire_name: {pool: 15}})

@@ -51,9 +51,9 @@ class Consumed:
 
 def _loopwatch(broker: str, ttl: float) -> _Count:
     """The monitor without its web server: intake, fold, counters."""
-    from loopwatch_monitor.command import make_intake, spare_the_intake
     from loopwatch_monitor.hub import Hub
     from loopwatch_monitor.intake.status import BrokerStatus
+    from loopwatch_monitor.run import make_intake, spare_the_intake
     from loopwatch_monitor.settings import Settings
 
     settings, status = Settings(broker_url=broker), BrokerStatus()

@@ -22,12 +22,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from loopwatch_monitor.command import spare_the_intake
+from loopwatch_monitor.addresses import Address
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.intake.status import BrokerStatus
-from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
+from loopwatch_monitor.run import spare_the_intake
 from loopwatch_monitor.scrape import Variant, render
 from loopwatch_monitor.server import Server
 from loopwatch_monitor.settings import Settings

@@ -107,8 +107,9 @@ def _variables() -> list[dashboard.DatasourceVariable | dashboard.QueryVariable]
         dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
         _values("job", "Job", catalogue.MONITOR_BUILD_INFO, "job", {}, every=".+"),
         _values("instance", "Instance", catalogue.MONITOR_BUILD_INFO, "instance", job, every=".+"),
-        _values("queue", "Queue", catalogue.WORKER_QUEUE, "queue_name", target, every=".*"),
-        _values("worker", "Worker", catalogue.WORKER_INFO, "hostname", target, every=".*"),
+        # Metrics that know them all: the queues of workers without the library, and the API's processes, too.
+        _values("queue", "Queue", catalogue.ACTIVE_WORKERS, "queue_name", target, every=".*"),
+        _values("worker", "Worker", catalogue.LOOP_CONFLICT_LAST, "hostname", target, every=".*"),
         _values("pool", "Pool", catalogue.POOL_INFO, "pool", target, every=".*"),
     ]
 

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from dashboards.building import new_dashboard, numbered, with_section
 from dashboards.panel_kinds import ANY, amount, bars, lines, rows, steps_for
-from dashboards.queries import Query, at_most_all, gauge, increase, rate, ratio, recorded
+from dashboards.queries import Query, at_most_all, gained, gauge, increase, rate, ratio, recorded
 from dashboards.thresholds import THRESHOLDS as LIMITS
 from loopwatch.telemetry import catalogue as c
 
@@ -118,7 +118,7 @@ def _conflicts() -> list[Builder[Panel]]:
         ),
         rows(
             "Conflicts by task",
-            "Good: none. The first row is the task to open. "
+            "Good: none. The first row is the task to open; the first conflict of a series is in the next table alone. "
             "Source guard: refused in time, or seen by observe(); exception, event: it happened.",
             "none",
             Query(
@@ -141,6 +141,27 @@ def _conflicts() -> list[Builder[Panel]]:
             ascending=True,
             empty="none",
             width=8,
+        ),
+        rows(
+            "Conflicts by worker and task",
+            "Good: none. As by task, for each worker, and with those that are the first of their series.",
+            "none",
+            Query(
+                "topk(50, sum by (hostname, queue_name, name, resource, kind, source) "
+                f"({gained(c.LOOP_CONFLICTS, window='$__range', **QUEUE, **WORKER)}) > 0)",
+                "Conflicts",
+            ),
+            columns={
+                "hostname": "Worker",
+                "queue_name": "Queue",
+                "name": "Task",
+                "resource": "Resource",
+                "kind": "Kind",
+                "source": "Source",
+            },
+            thresholds={"Conflicts": {ANY: "red"}},
+            empty="none",
+            width=24,
         ),
         lines(
             "Conflicts per task, by queue",
@@ -212,12 +233,14 @@ def _engines() -> list[Builder[Panel]]:
             Query(f"sum by (reason) ({rate(c.ENGINES_DISPOSED, **POOL)})", "{{reason}}"),
             stacked=True,
         ),
-        bars(
+        rows(
             "Loops beyond the plan",
-            "Good: none. Each bar is a loop that made a pool in a process whose connection budget had no room for it: "
+            "Good: none. Each is a loop that made a pool in a process whose connection budget had no room for it: "
             "plan for as many loops as a process really has.",
             "none",
-            Query(f"sum by (hostname, pool) ({increase(c.LOOPS_UNPLANNED, **POOL)})", "{{hostname}} {{pool}}"),
+            Query(f"sum by (hostname, pool) ({gained(c.LOOPS_UNPLANNED, window='$__range', **POOL)}) > 0", "Loops"),
+            columns={"hostname": "Worker", "pool": "Pool"},
+            thresholds={"Loops": {ANY: "red"}},
             empty="none",
         ),
     ]

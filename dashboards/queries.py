@@ -23,6 +23,7 @@ __all__ = [
     "at_most_all",
     "bucket_increase",
     "firing",
+    "gained",
     "gauge",
     "increase",
     "of_monitors",
@@ -76,7 +77,8 @@ def gauge(metric: Metric, **filters: str) -> str:
 
 
 def seen(metric: Metric, **filters: str) -> str:
-    """A gauge, of monitors that are connected to their broker: to one that is cut off everybody is silent or lost."""
+    """A gauge, of monitors that are connected to their broker: to one that is cut off everybody is silent or lost, and
+    each queue as long as it was."""
     connected = f"{_selector(catalogue.MONITOR_BROKER_UP, '', {})} == 1"
     return _once(metric, f"{_selector(metric, '', filters)} and on (job, instance) {connected}")
 
@@ -93,6 +95,15 @@ def rate(metric: Metric, *, suffix: str = "", window: str = RATE_INTERVAL, **fil
 def increase(metric: Metric, *, suffix: str = "", window: str = RATE_INTERVAL, **filters: str) -> str:
     """A counter's growth over the window."""
     return _once(metric, f"increase({_selector(metric, suffix, filters)}[{window}])")
+
+
+def gained(metric: Metric, *, window: str, **filters: str) -> str:
+    """A counter's growth over the window, where a series that is new in it counts whole: of one that is born at 1, and
+    that may be all there ever is, `increase` is 0. For tables; a graph's windows are too short to tell what is new."""
+    total = recorded(f"worker:{metric.name.removesuffix('_total')}:max", **filters)
+    # A day, so that a pause of the monitor at the window's beginning does not make everything new.
+    new = f"{total} unless max_over_time({total}[1d] offset {window})"
+    return f"({new}) or {increase(metric, window=window, **filters)}"
 
 
 def quantile(part: float, metric: Metric, *by: str, **filters: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dashboards.pace import Pace
-from dashboards.vectors import Vector, once, series
+from dashboards.vectors import Vector, by_connected, once, series
 from loopwatch.telemetry import catalogue as c
 from loopwatch.telemetry.catalogue import Metric
 
@@ -22,6 +22,7 @@ class Recordings:
         self._expressions: dict[str, Vector] = {}
         self._pace = pace
         self._loops()
+        self._totals()
         self._pools()
         self._notifications()
         self._tasks()
@@ -49,6 +50,11 @@ class Recordings:
         lag = self._rate(c.LOOP_LAG, "_bucket")
         self._record("worker:loopwatch_loop_lag_seconds:p99_5m", lag.quantile(0.99))
 
+    def _totals(self) -> None:
+        # Of a series that is born at 1 `increase` is 0, and one is a fault already: asked beside it, these tell.
+        for metric in (c.LOOP_CONFLICTS, c.LOOPS_UNPLANNED):
+            self._record(f"worker:{metric.name.removesuffix('_total')}:max", once(series(metric)))
+
     def _pools(self) -> None:
         used = once(series(c.POOL_CONNECTIONS, state="used")).max_without("state")
         # A process that has no loop has no connections either: 0 of 0.
@@ -56,7 +62,8 @@ class Recordings:
         self._record("process:loopwatch_pool_utilization:ratio", used.with_("/", most.then("> 0")))
         self._record("worker:loopwatch_pool_connections_used:sum", used.sum_without("slot"))
         self._record("worker:loopwatch_pool_connections_max:sum", most.sum_without("slot"))
-        queue_of = series(c.WORKER_INFO).max_by("job", "hostname", "queue_name")
+        # One a worker: two monitors may disagree for a moment, and of two the join would refuse all.
+        queue_of = by_connected(c.WORKER_INFO).max_by("job", "hostname", "queue_name").one_by("job", "hostname")
         for what in ("used", "max"):
             of_workers = self[f"worker:loopwatch_pool_connections_{what}:sum"]
             by_queue = of_workers.with_("*", queue_of, on=("job", "hostname"), bring=("queue_name",))
@@ -84,7 +91,8 @@ class Recordings:
     def _queues(self) -> None:
         started = self._rate(c.TASK_STARTED, minutes=10).sum_without("name", "hostname")
         self._record("queue:celery_task_started:rate10m", started)
-        self._record("queue:celery_queue_length:max", once(series(c.QUEUE_LENGTH)))
+        # A monitor that is cut off goes on to say what the broker answered last.
+        self._record("queue:celery_queue_length:max", by_connected(c.QUEUE_LENGTH))
         length, rate = self["queue:celery_queue_length:max"], self["queue:celery_task_started:rate10m"]
         self._record("queue:celery_queue_drain:seconds", length.with_("/", rate))
 

@@ -23,6 +23,8 @@ TASK = {**WORKER, **QUEUE}
 
 YEAR = 365 * 86400
 """Seconds; a number that every unit can show, unlike the infinity that it stands for."""
+HOUR = 3600
+"""Seconds; beside it the limits are still seen."""
 OLDEST_STEPS = {LIMITS.oldest_task_warning_seconds: "yellow", LIMITS.oldest_task_seconds: "red"}
 FAILURE_STEPS = {LIMITS.failure_warning: "yellow", LIMITS.failure_share: "red"}
 
@@ -50,7 +52,7 @@ def queues_without_worker(*, width: int = 4) -> stat.Panel:
         "none",
         Query(
             f"count({seen(c.ACTIVE_WORKERS, **QUEUE)} == 0 "
-            f"and on (job, queue_name) {gauge(c.QUEUE_LENGTH, **QUEUE)} > 0) or vector(0)",
+            f"and on (job, queue_name) {seen(c.QUEUE_LENGTH, **QUEUE)} > 0) or vector(0)",
             "queues",
         ),
         thresholds={1: "red"},
@@ -80,8 +82,9 @@ def _now() -> list[Builder[Panel]]:
             "Tasks that wait in queues",
             "Good: returns to 0. Colour by the time the slowest queue takes to drain, on the right.",
             "none",
-            Query(f"sum({gauge(c.QUEUE_LENGTH, **QUEUE)})", "waiting"),
+            Query(f"sum({seen(c.QUEUE_LENGTH, **QUEUE)})", "waiting"),
             thresholds={},
+            empty="not known",
         ),
         amount(
             "Longest time to drain",
@@ -177,7 +180,12 @@ def _tasks() -> list[Builder[Panel]]:
 
 
 def _drain() -> str:
-    return f"{recorded('queue:celery_queue_drain:seconds', **QUEUE)} < +Inf"
+    drain, started = (
+        recorded(f"queue:celery_{name}", **QUEUE) for name in ("queue_drain:seconds", "task_started:rate10m")
+    )
+    # Where none was ever started there is no rate. 0 tasks at a rate of 0 are not a number, and left out.
+    never = f"clamp_min({recorded('queue:celery_queue_length:max', **QUEUE)} > 0 unless {started}, {HOUR})"
+    return f"clamp_max({drain} >= 0 or {never}, {HOUR})"
 
 
 def _queues() -> list[Builder[Panel]]:
@@ -188,7 +196,7 @@ def _queues() -> list[Builder[Panel]]:
             "Queue length",
             "Good: returns to 0. Bad: climbs; on Redis a task that a worker has prefetched is not counted.",
             "none",
-            Query(gauge(c.QUEUE_LENGTH, **QUEUE), "{{queue_name}}"),
+            Query(seen(c.QUEUE_LENGTH, **QUEUE), "{{queue_name}}"),
         ),
         lines(
             "Oldest task",
@@ -207,18 +215,20 @@ def _queues() -> list[Builder[Panel]]:
         ),
         lines(
             "Time to drain",
-            "Length over the rate of starts. Good: under a minute. A hole while tasks wait: none is started.",
+            "Length over the rate of starts. Good: under a minute. Bad: an hour, which stands for more, and for never: "
+            "tasks wait, and none is started.",
             "s",
             Query(_drain(), "{{queue_name}}"),
             thresholds={LIMITS.drain_warning_seconds: "yellow", LIMITS.drain_seconds: "red"},
+            empty="nothing waits",
         ),
         lines(
             "Workers and slots, by queue",
             "Good: flat. Bad: 0 workers; or slots that stay while tasks wait: scale out. Consumers: RabbitMQ only.",
             "none",
             Query(seen(c.ACTIVE_WORKERS, **QUEUE), "{{queue_name}} workers"),
-            Query(gauge(c.ACTIVE_PROCESSES, **QUEUE), "{{queue_name}} slots"),
-            Query(gauge(c.ACTIVE_CONSUMERS, **QUEUE), "{{queue_name}} consumers"),
+            Query(seen(c.ACTIVE_PROCESSES, **QUEUE), "{{queue_name}} slots"),
+            Query(seen(c.ACTIVE_CONSUMERS, **QUEUE), "{{queue_name}} consumers"),
         ),
         rows(
             "Started without task-sent",

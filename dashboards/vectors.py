@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 
-__all__ = ["TARGET", "Vector", "once", "series"]
+__all__ = ["TARGET", "Vector", "by_connected", "once", "series"]
 
 TARGET = frozenset({"job", "instance"})
 """What Prometheus adds to each series."""
@@ -27,9 +28,10 @@ class Vector:
     def __str__(self) -> str:
         return f"({self.text})" if self.compound else self.text
 
-    def call(self, function: str, window: str = "") -> Vector:
-        """A function of each series by itself; ``window``: of its past, such as ``5m``."""
-        return Vector(f"{function}({self.text}{f'[{window}]' if window else ''})", self.labels)
+    def call(self, function: str, window: str = "", *, offset: str = "") -> Vector:
+        """A function of each series by itself; ``window``: of its past, such as ``5m``, which ends ``offset`` ago."""
+        past = f"{f'[{window}]' if window else ''}{f' offset {offset}' if offset else ''}"
+        return Vector(f"{function}({self.text}{past})", self.labels)
 
     def then(self, operation: str) -> Vector:
         """The same series after an operation with a number, such as ``> 0.9``."""
@@ -55,6 +57,11 @@ class Vector:
         """The highest by these labels."""
         self._check(labels)
         return Vector(f"max by ({', '.join(labels)}) ({self.text})", frozenset(labels))
+
+    def one_by(self, *labels: str) -> Vector:
+        """One series of those that have the same of these labels, whichever."""
+        self._check(labels)
+        return Vector(f"topk by ({', '.join(labels)}) (1, {self.text})", self.labels)
 
     def quantile(self, share: float) -> Vector:
         """A quantile of a histogram's buckets."""
@@ -119,3 +126,11 @@ def once(vector: Vector) -> Vector:
     """What several monitors of one broker all say, once."""
     highest = vector.max_without("instance")
     return replace(highest, text=f"max without (instance, pod) ({vector.text})")
+
+
+def by_connected(metric: Metric) -> Vector:
+    """What those monitors say that have a connection to their broker. To one that is cut off, everybody is silent,
+    everybody lost, no task ever begun and no queue any shorter; beside another one, which knows better, its word must
+    not count."""
+    connected = series(catalogue.MONITOR_BROKER_UP).then("== 1")
+    return once(series(metric).with_("and", connected, on=("job", "instance")))

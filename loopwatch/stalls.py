@@ -154,6 +154,7 @@ class Stalls:
         told = _told(pulse)
         seconds = pulse.overdue(monotonic())
         if seconds < threshold:  # it went on meanwhile: what was read is not what blocked it
+            pulse.seen = False  # what blocks it from now on has not been looked at
             return
         pulse.told = told
         if not patched_by():

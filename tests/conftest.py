@@ -85,6 +85,8 @@ def database_url(postgres_server: Server) -> Iterator[str]:
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         yield postgres_server.url.replace("postgresql:", "postgresql+asyncpg:").removesuffix("postgres") + name
+        # FORCE alone waits five seconds for the end of what it ends.
+        connection.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s", [name])
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from app.demo.servers import HOST, free_port
 
@@ -19,11 +20,15 @@ TEST_PROCESSES = 16
 
 
 def server_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on, and that nobody else will take."""
+    """A TCP port of the loopback interface that nothing listens on, and that nobody else will take: each is given once,
+    as a server may start long after its port was chosen, or be down for a while."""
+    return next(port for port in _ours() if free_port(port) == port)
+
+
+@cache
+def _ours() -> Iterator[int]:
     ours = BELOW_EPHEMERAL[_test_process() % TEST_PROCESSES :: TEST_PROCESSES]
-    while (port := free_port(random.choice(ours))) not in ours:
-        pass
-    return port
+    return iter(random.sample(ours, len(ours)))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def sessions(database_url: str, where: str = "true") -> int:
     return len(states(database_url, where))
 
 
-def eventually_sessions(database_url: str, expected: int, where: str = "true", deadline: float = 30.0) -> int:
+def eventually_sessions(database_url: str, expected: int, where: str = "true", deadline: float = 60.0) -> int:
     """The number of sessions once it is the expected one, or what it is after ``deadline`` seconds."""
     end = time.monotonic() + deadline
     while (found := sessions(database_url, where)) != expected and time.monotonic() < end:

@@ -1,6 +1,6 @@
 """A real RabbitMQ for the tests: a node of its own with an epmd of its own, gone when it is closed.
 
-It listens on free ports of the loopback interface; its one user has a random password, and there is no guest.
+It listens on free ports of the loopback interface; its two users have one random password, and there is no guest.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 
 from app.demo.servers import ServerError, ServerMissingError
+from tests.integration.certificates import self_signed
 from tests.ports import server_port
 
-__all__ = ["VHOSTS", "RabbitMQ", "start_rabbitmq"]
+__all__ = ["MONITOR", "MONITORS_OWN", "USER", "VHOSTS", "RabbitMQ", "start_rabbitmq"]
 
 VHOSTS = 16
 """Made at the start (``t0``, ``t1`` ...): making one later costs `rabbitmqctl` a second."""
@@ -28,6 +29,9 @@ START_TIMEOUT = 180.0
 """Seconds; Erlang needs 5 on a quiet machine, and took 41 on one with four times as many processes as cores."""
 HOST = "127.0.0.1"
 USER = "loopwatch"
+MONITOR = "monitor"
+MONITORS_OWN = r"^(celeryev.*|celery\.pidbox|(.+\.)?reply\.celery\.pidbox)$"
+"""What a user who is a monitor and nothing else may configure, write and read, as docs/monitor.md says."""
 # Debian's own command changes to the user rabbitmq, and wants to be root for that; this is the one beneath.
 BINARY = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
@@ -40,7 +44,8 @@ class RabbitMQ:
         if not BINARY.exists() or epmd is None:
             raise ServerMissingError("RabbitMQ is missing: install the Debian package rabbitmq-server")
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = server_port()
+        self.port, self.tls_port = server_port(), server_port()
+        self.certificate = self_signed(directory)
         self.password = secrets.token_urlsafe(16)
         self._directory = directory
         self._epmd_program = epmd
@@ -52,6 +57,10 @@ class RabbitMQ:
     def url(self, vhost: str = "t0") -> str:
         """Where it is, password included."""
         return f"amqp://{USER}:{self.password}@{HOST}:{self.port}/{vhost}"
+
+    def tls_url(self, vhost: str = "t0") -> str:
+        """The same over TLS; `certificate` is what its client must trust."""
+        return f"amqps://{USER}:{self.password}@{HOST}:{self.tls_port}/{vhost}"
 
     def start(self) -> None:
         """Starts the node (and, the first time, its epmd) and waits until it takes connections."""
@@ -127,26 +136,33 @@ class RabbitMQ:
     def _write_settings(self) -> None:
         salt = secrets.token_bytes(4)
         digest = hashlib.sha256(salt + self.password.encode()).digest()
+        password = {
+            "password_hash": base64.b64encode(salt + digest).decode(),
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+        }
         names = [f"t{number}" for number in range(VHOSTS)]
-        everything = {"user": USER, "configure": ".*", "write": ".*", "read": ".*"}
+        rights = {USER: ".*", MONITOR: MONITORS_OWN}
         definitions = {
-            "users": [
-                {
-                    "name": USER,
-                    "password_hash": base64.b64encode(salt + digest).decode(),
-                    "hashing_algorithm": "rabbit_password_hashing_sha256",
-                    "tags": "administrator",
-                }
-            ],
+            "users": [{"name": USER, "tags": "administrator"} | password, {"name": MONITOR, "tags": ""} | password],
             "vhosts": [{"name": name} for name in names],
-            "permissions": [{"vhost": name, **everything} for name in names],
+            "permissions": [
+                {"vhost": name, "user": user, **dict.fromkeys(("configure", "write", "read"), pattern)}
+                for name in names
+                for user, pattern in rights.items()
+            ],
         }
         here = self._directory
         (here / "definitions.json").write_text(json.dumps(definitions))
         (here / "plugins").write_text("[].\n")
-        (here / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = {HOST}:{self.port}\nload_definitions = {here / 'definitions.json'}\n"
-        )
+        settings = {
+            "listeners.tcp.1": f"{HOST}:{self.port}",
+            "listeners.ssl.1": f"{HOST}:{self.tls_port}",
+            "load_definitions": here / "definitions.json",
+            "ssl_options.cacertfile": self.certificate,
+            "ssl_options.certfile": self.certificate,
+            "ssl_options.keyfile": self.certificate,
+        }
+        (here / "rabbitmq.conf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
 
 
 def start_rabbitmq(directory: Path) -> RabbitMQ:

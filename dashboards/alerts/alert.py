@@ -11,7 +11,6 @@ from dashboards.pace import Pace
 from dashboards.recording import Recordings
 from dashboards.thresholds import Thresholds
 from dashboards.vectors import Vector, once, series
-from loopwatch.telemetry import catalogue as c
 from loopwatch.telemetry.catalogue import Metric
 
 __all__ = ["Alert", "Given", "Rule"]
@@ -95,11 +94,10 @@ class Given:
         """The same as each monitor says it."""
         return series(metric).call("increase", self.pace(seconds))
 
-    def by_connected(self, metric: Metric) -> Vector:
-        """What those monitors say that have a connection to their broker. To one that is cut off, everybody is silent,
-        everybody lost, and no task ever begun; beside another one, which knows better, its word must not count."""
-        connected = series(c.MONITOR_BROKER_UP).then("== 1")
-        return once(series(metric).with_("and", connected, on=("job", "instance")))
+    def above_least(self, total: Vector, *, seconds: float) -> Vector:
+        """How much a total has grown lately, where a single one is an alarm. A monitor that is restarted knows no more
+        what workers counted that have ended since: the total falls, and `increase` takes all that is left for new."""
+        return total.with_("-", total.call("min_over_time", self.pace(seconds)))
 
     @property
     def in_five_minutes(self) -> str:

@@ -42,7 +42,7 @@ def _conflicts(given: Given) -> list[Alert]:
             summary="A task used a resource of another event loop.",
             description=f"A task of worker {{hostname}} {QUEUES_OF_WORKER} used a resource of another event loop "
             "{{ $value | humanizeDuration }} ago: the panel names task and resource, the runbook the line to change.",
-            panel=(CONFLICTS, "Conflicts by task"),
+            panel=(CONFLICTS, "Conflicts by worker and task"),
         ),
         Alert(
             name="LoopConflictsBurning",
@@ -91,7 +91,10 @@ def _loops(given: Given) -> list[Alert]:
     # quantile does not see it. Many short blocks are no stalls.
     late = given.recorded["worker:loopwatch_loop_lag_seconds:p99_5m"].then(f"> {limits.loop_lag_seconds:g}")
     stalls = given.increase(c.LOOP_STALLS, seconds=600).then(f">= {limits.stall_count:g}")
-    unplanned = given.increase(c.LOOPS_UNPLANNED, seconds=3600).then("> 0")
+    # A busy worker makes all its loops before it is scraped first: its series is born above 0, and never increases.
+    total = given.recorded["worker:loopwatch_loops_unplanned:max"]
+    new = total.with_("unless", total.call("max_over_time", given.pace(86400), offset=given.pace(3600)))
+    unplanned = new.with_("or", given.above_least(total, seconds=3600)).then("> 0")
     return [
         Alert(
             name="LoopBlocked",

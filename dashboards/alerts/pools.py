@@ -23,6 +23,7 @@ def _pools(given: Given) -> list[Alert]:
     used = recorded["process:loopwatch_pool_utilization:ratio"].call("avg_over_time", given.pace(300))
     wait = recorded["queue:loopwatch_pool_wait_seconds_bucket:rate5m"].quantile(0.95).then(f"> {limits.wait_seconds:g}")
     often = recorded["queue:loopwatch_pool_wait_seconds_count:rate5m"].then(f"> {limits.wait_rate:g}")
+    timeouts = once(given.above_least(series(c.POOL_TIMEOUTS), seconds=600)).sum_without("hostname").then("> 0")
     return [
         Alert(
             name="PoolSaturated",
@@ -47,7 +48,7 @@ def _pools(given: Given) -> list[Alert]:
         Alert(
             name="PoolTimeouts",
             severity="critical",
-            when=given.increase(c.POOL_TIMEOUTS, seconds=600).sum_without("hostname").then("> 0"),
+            when=timeouts,
             summary="Tasks got no connection in time.",
             description="Tasks of queue {queue_name} got no connection of pool {pool} in time, "
             '{{ $value | printf "%.0f" }} in ten minutes, and failed if they did not try again: find what holds the '

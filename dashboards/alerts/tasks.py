@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.alerts.alert import Alert, Given
-from dashboards.vectors import Vector
+from dashboards.vectors import Vector, by_connected
 from loopwatch.telemetry import catalogue as c
 
 __all__ = ["alerts"]
@@ -43,7 +43,7 @@ def _queues(given: Given) -> list[Alert]:
         '{{ with printf "queue:celery_queue_length:max{job=%q,queue_name=%q}" $labels.job $labels.queue_name | query }}'
         "{{ . | first | value }}{{ end }}"
     )
-    oldest = given.by_connected(c.QUEUE_OLDEST_TASK).then(f"> {limits.oldest_task_seconds:g}")
+    oldest = by_connected(c.QUEUE_OLDEST_TASK).then(f"> {limits.oldest_task_seconds:g}")
     return [
         Alert(
             name="QueueBacklog",
@@ -73,7 +73,7 @@ def _unattended(given: Given) -> Alert:
     return Alert(
         name="QueueWithoutWorkers",
         severity="critical",
-        when=given.by_connected(c.ACTIVE_WORKERS).then("== 0").with_("and", waiting),
+        when=by_connected(c.ACTIVE_WORKERS).then("== 0").with_("and", waiting),
         lasts=300,
         summary="A queue holds tasks and no worker consumes it.",
         description="Tasks wait in queue {queue_name}, and no worker that is up consumes it: start one with "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.alerts.alert import Alert, Given
-from dashboards.vectors import Vector, once, series
+from dashboards.vectors import Vector, by_connected, once, series
 from loopwatch.telemetry import catalogue as c
 
 __all__ = ["alerts"]
@@ -13,7 +13,7 @@ TASKS, MONITOR = "loopwatch-tasks", "loopwatch-monitor"
 
 def alerts(given: Given) -> list[Alert]:
     """All of them."""
-    return [_not_consuming(given), _lost(given), *_unseen(given), _dropping(given)]
+    return [_not_consuming(given), _lost(), *_unseen(given), _dropping(given)]
 
 
 def _up() -> Vector:
@@ -42,11 +42,11 @@ def _not_consuming(given: Given) -> Alert:
     )
 
 
-def _lost(given: Given) -> Alert:
+def _lost() -> Alert:
     return Alert(
         name="WorkerLost",
         severity="warning",
-        when=given.by_connected(c.WORKER_LOST).then("== 1"),
+        when=by_connected(c.WORKER_LOST).then("== 1"),
         # A monitor that is connected again has to hear a heartbeat first.
         lasts=60,
         summary="A worker vanished without a goodbye.",
@@ -57,7 +57,7 @@ def _lost(given: Given) -> Alert:
 
 
 def _unseen(given: Given) -> list[Alert]:
-    old = given.by_connected(c.WORKER_SNAPSHOT_AGE).then(f"> {given.limits.snapshot_seconds:g}")
+    old = by_connected(c.WORKER_SNAPSHOT_AGE).then(f"> {given.limits.snapshot_seconds:g}")
     return [
         Alert(
             name="EventsDisabled",

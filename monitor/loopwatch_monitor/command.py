@@ -1,4 +1,4 @@
-"""`loopwatch monitor`: options, logs, start and stop.
+"""`loopwatch monitor`: its options.
 
 A setting that cannot work, a broker that cannot be reached and an address that is taken are said in one line on
 stderr, with exit code 2: at start somebody is watching. A broker that goes away later is waited for.
@@ -6,34 +6,18 @@ stderr, with exit code 2: at start somebody is watching. A broker that goes away
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import gc
-import logging
-import os
 import re
-import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
-import structlog
 
-from loopwatch._version import __version__
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.guard import Guard
-from loopwatch_monitor.hub import Hub
-from loopwatch_monitor.intake.redis import RedisIntake
-from loopwatch_monitor.intake.redis_address import is_redis
-from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
-from loopwatch_monitor.intake.thread import Intake
-from loopwatch_monitor.intake.tls_options import redis_ssl
-from loopwatch_monitor.listen import Address
-from loopwatch_monitor.polls.start import make_polls
-from loopwatch_monitor.server import ListenError, Server
+from loopwatch_monitor.intake.status import BrokerUnreachableError
+from loopwatch_monitor.logs import configure_logs
+from loopwatch_monitor.run import run
 from loopwatch_monitor.settings import (
     SettingError,
     Settings,
@@ -43,17 +27,9 @@ from loopwatch_monitor.settings import (
     parse_options,
     parse_pairs,
 )
-from loopwatch_monitor.threads import in_thread
-from loopwatch_monitor.webconfig import WebConfigError
 
-__all__ = ["main", "make_intake", "spare_the_intake"]
+__all__ = ["main"]
 
-logger = structlog.get_logger("loopwatch_monitor")
-
-SWITCH_SECONDS = 0.001
-"""For which a thread keeps the GIL: a page and the intake each wait that long for the other, instead of 5 ms."""
-CLOSE_SECONDS = 0.3
-"""How long the intake may take to end: SIGTERM is to be obeyed within a second."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -72,7 +48,12 @@ def _joined(buckets: tuple[float, ...]) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@_option("--broker-url", default="", show_default=False, help="The broker, such as redis://host:6379/0. Required.")
+@_option(
+    "--broker-url",
+    default="",
+    show_default=False,
+    help="The broker, such as redis://host:6379/0. Its servers, to be tried in turn, are joined by ;. Required.",
+)
 @_option("--host", default="0.0.0.0", help="Address to listen on.")  # noqa: S104  # a sidecar is scraped from outside
 @_option("--port", type=int, default=9808, help="Port to listen on; 0 takes a free one.")
 @_option("--log-level", default="INFO", help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
@@ -142,6 +123,7 @@ def _joined(buckets: tuple[float, ...]) -> str:
     "--queues",
     "-Q",
     default="",
+    show_default=False,
     metavar="A,B",
     help="Queues that are shown from the start. Others are learnt from events and from workers.",
 )
@@ -154,6 +136,7 @@ def _joined(buckets: tuple[float, ...]) -> str:
     help="The log tells of conflicts without the text of their errors, which may hold users' data.",
 )
 def _command(
+    broker_url: str,
     web_listen_address: tuple[str, ...],
     buckets: str,
     queue_wait_buckets: str,
@@ -168,6 +151,7 @@ def _command(
 ) -> int:
     """Consume Celery's events and serve them as Prometheus metrics."""
     settings = Settings(
+        broker_url=broker_url.strip(),  # a secret's file ends with a line's end
         web_listen_addresses=parse_addresses("--web.listen-address", web_listen_address),
         buckets=parse_buckets("--buckets", buckets),
         queue_wait_buckets=parse_buckets("--queue-wait-buckets", queue_wait_buckets),
@@ -180,11 +164,8 @@ def _command(
         conflict_texts=not no_conflict_texts,
         **plain,
     )
-    _configure_logs(settings.log_level)
-    try:
-        asyncio.run(_serve(settings))
-    except asyncio.CancelledError:
-        _leave()
+    configure_logs(settings.log_level)
+    run(settings)
     return 0
 
 
@@ -202,154 +183,3 @@ def main(argv: list[str] | None = None) -> int:
 def _refuse(problem: str) -> int:
     sys.stderr.write(f"loopwatch monitor: {' '.join(problem.split())}\n")
     return 2
-
-
-async def _serve(settings: Settings) -> None:
-    _obey_signals()
-    status = BrokerStatus()
-    try:
-        guard = Guard(settings.web_config_file)
-    except WebConfigError as error:
-        raise SettingError("--web.config.file", str(error)) from None
-    hub = Hub(settings, status=status, version=__version__, reloaded=lambda: guard.reloaded)
-    intake = make_intake(settings, hub, status)
-    try:
-        polls = make_polls(settings, hub)
-    except ValueError as error:
-        raise SettingError("--broker-transport-option", str(error)) from None
-    try:
-        await in_thread(intake.probe)
-    except BrokerUnreachableError as error:
-        raise BrokerUnreachableError(
-            f"--broker-url (LOOPWATCH_BROKER_URL): cannot reach {error}. Start the broker or correct the URL."
-        ) from None
-    server = Server(
-        pieces=hub.pieces,
-        probe=intake.probe,
-        status=status,
-        version=__version__,
-        guard=guard,
-        open_health=settings.web_open_health,
-    )
-    bound = await _listen(server, settings)
-    spare_the_intake()
-    intake.start()
-    for poll in polls:
-        poll.start()
-    if set(settings.accept_content) - {"json", "application/json"}:
-        logger.warning("accept_content_ignored", fix="only JSON is read: event_serializer must be json")
-    logger.info(
-        "monitor_started",
-        host=bound[0].host,
-        port=bound[0].port,
-        addresses=[str(address) for address in bound],
-        version=__version__,
-    )
-    try:
-        while True:
-            hub.tick()
-            await asyncio.sleep(1.0)
-    finally:
-        for poll in polls:
-            poll.close()
-        with suppress(TimeoutError):
-            # Together: neither waits for the other.
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await asyncio.gather(server.close(), in_thread(intake.close))
-        logger.info("monitor_stopped")
-
-
-async def _listen(server: Server, settings: Settings) -> list[Address]:
-    addresses = settings.web_listen_addresses or (Address(settings.host, settings.port),)
-    try:
-        return await server.start(addresses)
-    except ListenError as error:
-        own = "--port" if error.error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
-        option = "--web.listen-address" if settings.web_listen_addresses else own
-        raise SettingError(option, f"{error}: {_words(error.error)}; choose another") from None
-
-
-def make_intake(settings: Settings, hub: Hub, status: BrokerStatus) -> Intake:
-    """Our own intake where the broker is Redis, kombu's anywhere else."""
-    url = settings.broker_url
-    common: dict[str, Any] = {
-        "sink": hub.receive,
-        "status": status,
-        "exchange": settings.event_exchange,
-        "options": settings.broker_transport_options,
-    }
-    tls = settings.broker_ssl_options
-    intake: Intake
-    if not is_redis(url):
-        # Only now: Celery and kombu's transports are a third of our memory.
-        from loopwatch_monitor.intake.kombu import KombuIntake
-
-        intake = KombuIntake(url, ssl_options=tls, **common)
-    else:
-        try:
-            intake = RedisIntake(url, buffer_bytes=settings.event_buffer_bytes, ssl_options=redis_ssl(tls), **common)
-        except ValueError as error:
-            raise SettingError("--broker-url", str(error)) from None
-    intake.retry_seconds = settings.retry_interval
-    return intake
-
-
-def spare_the_intake() -> None:
-    """What keeps its thread from reading is what loses events: the other threads' turns are made short, and the garbage
-    collector, which stops all threads, is kept from what is here for good and comes less often."""
-    sys.setswitchinterval(SWITCH_SECONDS)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
-
-
-def _words(error: OSError) -> str:
-    # asyncio's own text repeats the address.
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-
-
-def _obey_signals() -> None:
-    """From the start: to process 1 of a container, what it does not ask for is not sent, and the broker may hang."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-
-
-def _leave() -> NoReturn:
-    """Ends the process. To take half a million tasks apart, as Python does, takes seconds, and nobody needs it done."""
-    logging.shutdown()
-    with suppress(OSError):
-        sys.stdout.flush()
-    os._exit(0)
-
-
-def _configure_logs(level: str) -> None:
-    """JSON, one object a line, on stdout; the libraries' own messages too."""
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )

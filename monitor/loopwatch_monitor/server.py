@@ -16,11 +16,13 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from loopwatch_monitor.guard import Guard, TooManyChecksError
+from loopwatch_monitor.addresses import Address, bind, unlink
+from loopwatch_monitor.connections import Connections, reset
+from loopwatch_monitor.guard import Guard
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.landing import CONTENT_SECURITY_POLICY, landing_page
-from loopwatch_monitor.listen import Address, Connections, bind, reset, unlink
 from loopwatch_monitor.negotiate import accepts_gzip, choose_format
+from loopwatch_monitor.passwords import TooManyChecksError
 from loopwatch_monitor.scrape import Pieces, Scraper, TooManyPagesError, Variant
 from loopwatch_monitor.threads import in_thread
 
@@ -114,10 +116,11 @@ class Server:
 
     async def close(self) -> None:
         """Stops listening; what is being sent gets a moment to end."""
+        for listener in self._listeners:
+            unlink(listener)  # at once: who waits for us may not wait to the end
         if self._connections is not None:
             await self._connections.close()
         for listener in self._listeners:
-            unlink(listener)
             listener.close()
         self._listeners.clear()
         if self._runner is not None:
@@ -153,7 +156,8 @@ class Server:
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         for name, value in (_HEADERS | dict(self._guard.current().headers)).items():
-            response.headers[name] = value
+            if value:
+                response.headers[name] = value
 
     # -------------------------------------------------------------------------------------------- pages
     async def _landing(self, request: web.Request) -> web.Response:

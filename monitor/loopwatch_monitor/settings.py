@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Mapping
@@ -13,9 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loopwatch.telemetry import catalogue
+from loopwatch_monitor.addresses import Address, AddressError, parse_address
 from loopwatch_monitor.intake.redis_address import is_redis, make_tls
 from loopwatch_monitor.intake.tls_options import kombu_ssl, redis_ssl
-from loopwatch_monitor.listen import Address, AddressError, parse_address
+from loopwatch_monitor.logs import LEVELS
 
 __all__ = ["SettingError", "Settings", "parse_addresses", "parse_buckets", "parse_list", "parse_options", "parse_pairs"]
 
@@ -98,7 +98,7 @@ class Settings:
             raise SettingError("--host", "is empty; give the address to listen on, such as 0.0.0.0")
         if not 0 <= self.port <= 65535:
             raise SettingError("--port", f"must be from 0 to 65535, not {self.port}")
-        if self.log_level.upper() not in logging.getLevelNamesMapping():
+        if self.log_level.upper() not in LEVELS:
             raise SettingError(
                 "--log-level", f"must be DEBUG, INFO, WARNING, ERROR or CRITICAL, not {self.log_level!r}"
             )
@@ -164,11 +164,15 @@ def parse_buckets(option: str, text: str) -> tuple[float, ...]:
 def parse_pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
     """A dictionary from ``key=value`` texts."""
     pairs = {}
-    for text in texts:
+    for number, text in enumerate(texts, 1):
         key, equals, value = text.partition("=")
         if not key or not equals:
-            # The value may be a secret (a transport option is a password at times), so only the key is shown.
-            raise SettingError(option, f"must be written as KEY=VALUE; {key!r} is not")
+            # None of it is shown: it may be the rest of a password, where a variable's value holds a space.
+            raise SettingError(
+                option,
+                f"must be written as KEY=VALUE; {number} of {len(texts)} is not "
+                "(in the variable spaces part them: a value can hold none there)",
+            )
         pairs[key] = value
     return pairs
 
@@ -201,6 +205,7 @@ def _literal(text: str) -> object:
 def _check_broker_url(url: str) -> None:
     """Refuses what cannot be a broker's URL. The message never repeats the URL: it may hold a password."""
     example = "give it as redis://host:6379/0 or amqp://user:password@host:5672//"
+    encoded = f"{example}, a password's / ? # as %2F %3F %23"
     if not url:
         raise SettingError("--broker-url", f"is missing; {example}")
     for part in url.split(";"):
@@ -208,9 +213,12 @@ def _check_broker_url(url: str) -> None:
             parsed = urlsplit(part)
             parsed.port  # noqa: B018  # reading it is what validates it
         except ValueError:
-            raise SettingError("--broker-url", f"has no valid host and port; {example}") from None
+            raise SettingError("--broker-url", f"has no valid host and port; {encoded}") from None
         if not parsed.scheme or "://" not in part:
             raise SettingError("--broker-url", f"has no scheme; {example}")
+        if parsed.netloc and "@" not in parsed.netloc and "@" in parsed.path + parsed.fragment:
+            # Half of a password would be taken for the port, the other half for a path that is shown.
+            raise SettingError("--broker-url", f"has an @ behind its host and port; {encoded}, @ as %40")
         if is_redis(part):
             continue
         # Only now: a monitor on Redis does without kombu.
@@ -220,7 +228,7 @@ def _check_broker_url(url: str) -> None:
             get_transport_cls(parsed.scheme.partition("+")[0])
         except KeyError:
             raise SettingError("--broker-url", f"{parsed.scheme!r} is no transport of kombu's; {example}") from None
-        except ImportError as error:
+        except Exception as error:  # noqa: BLE001  # kafka's raises a NameError where its package is missing
             raise SettingError(
                 "--broker-url", f"the transport {parsed.scheme!r} needs a package that is missing: {error}"
             ) from None

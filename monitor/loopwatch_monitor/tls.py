@@ -143,7 +143,8 @@ def _load_client_ca(context: ssl.SSLContext, settings: TLSSettings) -> None:
         try:
             context.load_verify_locations(path)
         except ssl.SSLError as error:
-            raise TLSError("client_ca_file", f"holds no certificates in PEM ({_reason(error)})") from None
+            name = "client_ca_file" if settings.client_ca_file is not None else "client_ca"
+            raise TLSError(name, f"holds no certificates in PEM ({_reason(error)})") from None
 
 
 def _set_ciphers(context: ssl.SSLContext, settings: TLSSettings) -> None:

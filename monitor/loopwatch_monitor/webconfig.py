@@ -16,9 +16,10 @@ from typing import Any
 import structlog
 import yaml
 
+from loopwatch_monitor.rate_limit import RateLimit
 from loopwatch_monitor.tls import CIPHER_SUITES, CLIENT_AUTH, CURVES, TLS, VERSIONS, TLSError, TLSSettings, make_tls
 
-__all__ = ["HEADERS", "RateLimit", "WebConfig", "WebConfigError", "read_web_config"]
+__all__ = ["HEADERS", "WebConfig", "WebConfigError", "read_web_config"]
 
 logger = structlog.get_logger("loopwatch_monitor")
 
@@ -30,7 +31,8 @@ HEADERS: Mapping[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
 }
 """The headers that may be set, and their values where not any will do."""
-_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
+_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+"""A salt has 128 bits: its 22nd letter tells two of them, and bcrypt raises at any other."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _MAX_SIZE = 1024 * 1024
@@ -42,14 +44,6 @@ class WebConfigError(Exception):
     def __init__(self, path: Path, problem: str, *, line: int | None = None, key: str = "") -> None:
         place = f"{path}, line {line}" if line else str(path)
         super().__init__(f"{place}: {key} {problem}" if key else f"{place}: {problem}")
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """A token bucket: ``burst`` requests at once, and one more each ``interval`` seconds."""
-
-    interval: float
-    burst: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +140,7 @@ def _headers(node: yaml.Node, where: str) -> dict[str, str]:
     headers = {}
     for name, value in _mapping(nodes["headers"], f"{where}.headers", HEADERS).items() if "headers" in nodes else ():
         key = f"{where}.headers.{name}"
-        text = _one_of(value, key, HEADERS[name]) if HEADERS[name] else _text(value, key)
+        text = _one_of(value, key, HEADERS[name]) if HEADERS[name] else _literal(value, key)
         if not text.isprintable():
             raise _ProblemError(value, key, "must be one line of printable text")
         headers[name] = text
@@ -207,14 +201,19 @@ def _text(node: yaml.Node, where: str) -> str:
     return text
 
 
+def _literal(node: yaml.Node, where: str) -> str:
+    """As Go reads a text: a number is its digits. It may be empty, which takes away the header that we would send."""
+    return "" if _kind(node) == "null" else _scalar(node, where, _kind(node), "a text")
+
+
 def _boolean(node: yaml.Node, where: str) -> bool:
     return _scalar(node, where, "bool", "true or false").lower() in ("true", "yes", "on")
 
 
 def _integer(node: yaml.Node, where: str) -> int:
     text = _scalar(node, where, "int", "a whole number")
-    if not text.isdigit():
-        raise _ProblemError(node, where, "must be a whole number")
+    if not text.isdigit() or len(text) > 18:
+        raise _ProblemError(node, where, "must be a whole number of 18 digits at most")
     return int(text)
 
 

@@ -284,7 +284,7 @@ def redis_pubsub_in_the_middle_of_a_read(url: str) -> None:
 def httpx_client(url: str) -> None:
     import httpx
 
-    client = httpx.AsyncClient()
+    client = httpx.AsyncClient(timeout=60)
     on_loops(lambda: client.get(url))
 
 
@@ -292,7 +292,7 @@ def httpx_client(url: str) -> None:
 def httpx2_client(url: str) -> None:
     import httpx2
 
-    client = httpx2.AsyncClient()
+    client = httpx2.AsyncClient(timeout=60)
     on_loops(lambda: client.get(url))
 
 
@@ -300,7 +300,7 @@ def httpx2_client(url: str) -> None:
 def httpx_limit_reached(url: str) -> None:
     import httpx
 
-    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=1))
+    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=1), timeout=60)
 
     async def two() -> None:
         await asyncio.gather(client.get(f"{url}/slow"), client.get(f"{url}/slow"))
@@ -314,7 +314,7 @@ def httpx_limit_reached(url: str) -> None:
 def httpx_limit_reached_without_a_waiter(url: str) -> None:
     import httpx
 
-    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(30, pool=0.2))
+    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(60, pool=0.2))
 
     async def begin() -> Any:
         return await client.send(client.build_request("GET", url), stream=True)

@@ -70,7 +70,7 @@ def connect_proxy() -> Iterator[ConnectProxy]:
     try:
         yield proxy
     finally:
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()

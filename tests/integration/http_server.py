@@ -38,12 +38,13 @@ _DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_del
 
 class HTTPServer:
     """Answers every request with what it was asked for, so that it can play a proxy; OpenAI's chat completions and
-    Anthropic's messages, whole or as a stream without end; ``/slow`` and ``/stream``.
+    Anthropic's messages, whole or as a stream without end; ``/slow``, ``/never`` and ``/stream``.
     Who asks for 503 tokens is told to try again every other time.
     """
 
     def __init__(self, runner: web.AppRunner, url: str) -> None:
         self._runner = runner
+        self._loop = asyncio.get_running_loop()
         self.url = url
 
     def connections(self) -> int:
@@ -51,11 +52,13 @@ class HTTPServer:
         assert self._runner.server is not None
         return len(self._runner.server.connections)
 
-    def become(self, number: int, seconds: float = 30) -> bool:
+    def become(self, number: int, seconds: float = 60) -> bool:
         """Waits until there are so many; the server notices a closed socket a little later."""
         deadline = time.monotonic() + seconds
         while self.connections() != number and time.monotonic() < deadline:
             time.sleep(0.01)
+        # A connection leaves the list before its socket, which is of this process, is closed, in the same turn.
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(seconds)
         return self.connections() == number
 
 
@@ -75,6 +78,9 @@ async def _answer(request: web.Request) -> web.StreamResponse:
         return await _stream(request, b"data: x\n\n")
     if request.path == "/slow":
         await asyncio.sleep(0.5)
+    if request.path == "/never":
+        while request.transport is not None:  # noqa: ASYNC110  # the end of a connection tells nobody
+            await asyncio.sleep(0.05)
     return web.Response(text=request.raw_path)
 
 
@@ -131,4 +137,4 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[HTTPServer]:
         yield started[0]
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)

@@ -11,9 +11,9 @@ from typing import Any
 import redis
 from celery import Celery
 
-from loopwatch_monitor.command import make_intake
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.run import make_intake
 from loopwatch_monitor.settings import Settings
 from tests.integration.monitor_process import until
 

@@ -39,7 +39,8 @@ class Monitor:
 
     def lines(self) -> list[dict[str, object]]:
         """What it logged so far."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}")]
+        # One that is being written has no end yet.
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
     def wait_until_started(self) -> None:
         """Waits for its port."""

@@ -25,7 +25,7 @@ def sessions(mariadb_url: str) -> int:
     return int(found)
 
 
-def eventually_sessions(mariadb_url: str, expected: int, deadline: float = 30.0) -> int:
+def eventually_sessions(mariadb_url: str, expected: int, deadline: float = 60.0) -> int:
     """The number of sessions once it is the expected one, or what it is after ``deadline`` seconds."""
     end = time.monotonic() + deadline
     while (found := sessions(mariadb_url)) != expected and time.monotonic() < end:

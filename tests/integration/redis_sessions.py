@@ -26,7 +26,7 @@ class Sessions:
     def _clients(self) -> list[dict[str, str]]:
         return [client for client in self._admin.client_list() if client["name"] == "app"]
 
-    def become(self, number: int, seconds: float = 30) -> bool:
+    def become(self, number: int, seconds: float = 60) -> bool:
         """Waits until there are so many; the server notices a closed socket a little later."""
         deadline = time.monotonic() + seconds
         while self() != number and time.monotonic() < deadline:

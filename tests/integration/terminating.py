@@ -22,8 +22,8 @@ import loopwatch
 from loopwatch.event_loops import use_event_loop
 
 EXITED, WENT_ON = 77, 78
-PATIENCE = 20.0
-"""Seconds that a child has to end."""
+PATIENCE = 60.0
+"""Seconds that a child has to end; one that goes on although it was told ends by itself in half of them."""
 
 
 async def work(engine: AsyncEngine, begun: int) -> None:

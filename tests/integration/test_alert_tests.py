@@ -26,6 +26,7 @@ from tests.promtool import Promtool
 TESTS = sorted((RULES.parents[1] / "tests").glob("*.yml"))
 KINDS = ("fires", "quiet", "gone")
 ONCE, TWICE = "max without (instance, pod)", "sum without (instance, pod)"
+SLOTS = "max without (slot)"
 CONNECTED = re.compile(r"(\w+) and on \(job, instance\) \(loopwatch_monitor_broker_up == 1\)")
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -49,6 +50,15 @@ NOT_DOUBLED = {
 }
 """Alerts whose condition is the same when two monitors count twice."""
 
+NOT_SUMMED = {
+    "queue:loopwatch_pool_wait_seconds_bucket:rate5m": "a quantile",
+    "worker:celery_task_started:increase10m": "any",
+    "LoopwatchPoolTimeouts": "any",
+    "LoopwatchNotificationsFailing": "any, of late",
+    "LoopwatchMonitorLosingEvents": "any",
+}
+"""Rules that say the same of the greatest of their parts as of the sum."""
+
 NAIVE = {
     "LoopwatchLoopConflict": [
         (" > 0)) < 600", ")) < 600"),
@@ -61,14 +71,51 @@ NAIVE = {
         (ONCE, "max without (pod)"),
         (ONCE, "max by (job)"),
     ],
-    "LoopwatchLoopConflictsBurning": [("unless (queue", "and (queue"), (" or task:celery_task_failed:rate5m", "")],
+    "LoopwatchLoopConflictsBurning": [
+        ("unless (queue", "and (queue"),
+        (" or task:celery_task_failed:rate5m", ""),
+        ("(task:celery_task_succeeded:rate5m + task:celery_task_failed:rate5m) or ", ""),
+    ],
+    "LoopwatchEngineLeak": [(SLOTS, "sum without (slot)"), (SLOTS, "avg without (slot)")],
+    "LoopwatchEngineOnClosedLoop": [(SLOTS, "sum without (slot)"), (SLOTS, "avg without (slot)")],
+    "LoopwatchConnectionLeak": [(SLOTS, "sum without (slot)"), (SLOTS, "avg without (slot)")],
     "LoopwatchLoopBlocked": [(" or (max", " and (max")],
+    "LoopwatchLoopsUnplanned": [
+        (":max unless", ":max and"),
+        ("max_over_time(worker:loopwatch_loops_unplanned:max[24h]", "(worker:loopwatch_loops_unplanned:max"),
+        (" or (worker:loopwatch_loops_unplanned:max - min_over_time(worker:loopwatch_loops_unplanned:max[1h]))", ""),
+        ("worker:loopwatch_loops_unplanned:max - min_over_time(", "increase("),
+    ],
     "LoopwatchPoolSaturated": [("max without (slot) (avg", "avg without (slot) (avg"), ("avg_over", "max_over")],
+    "LoopwatchPoolTimeouts": [
+        ("loopwatch_pool_timeouts_total - min_over_time(", "increase("),
+        (" - min_over_time(loopwatch_pool_timeouts_total[10m])", ""),
+    ],
     "LoopwatchNotificationsFailing": [("[2m]", "[5m]")],
-    "LoopwatchTaskFailures": [(" or task:celery_task_failed:rate5m", "")],
+    "LoopwatchTaskFailures": [
+        (" or task:celery_task_failed:rate5m", ""),
+        ("(task:celery_task_succeeded:rate5m + task:celery_task_failed:rate5m) or ", ""),
+    ],
     "LoopwatchQueueBacklog": [(" unless queue:celery_task_started:rate10m", ""), (" or (", " and (")],
-    "LoopwatchWorkerNotConsuming": [("max_over_time", "min_over_time"), ("[10m]", "[3m]")],
-    "LoopwatchSnapshotsStale": [(" and on (job, hostname)", " or on (job, hostname)")],
+    "LoopwatchWorkerNotConsuming": [
+        ("max_over_time", "min_over_time"),
+        ("[10m]", "[3m]"),
+        (
+            "and on (job, hostname) (max without (instance, pod) (max_over",
+            "and on (job) (max without (instance, pod) (max_over",
+        ),
+        (
+            "and on (job, hostname) (max without (instance, pod) (loopwatch_worker_queue",
+            "and on (job) (max without (instance, pod) (loopwatch_worker_queue",
+        ),
+    ],
+    "LoopwatchSnapshotsStale": [
+        (" and on (job, hostname)", " or on (job, hostname)"),
+        (" and on (job, hostname)", " and on (job)"),
+    ],
+    "LoopwatchQueueWithoutWorkers": [
+        ("celery_queue_length and on (job, instance) (loopwatch_monitor_broker_up == 1)", "celery_queue_length")
+    ],
     "LoopwatchMonitorDown": [(' or absent(up{job=~"loopwatch.*"})', ""), ("max by (job)", "min by (job)")],
     "LoopwatchMonitorDisconnected": [(ONCE, "min without (instance, pod)")],
     "LoopwatchMonitorLosingEvents": [(" + increase(loopwatch_monitor_reconnects_total[10m])", "")],
@@ -137,6 +184,11 @@ def _naive(alert: str, rules: Rules) -> Iterator[tuple[str, Rules]]:
     for right, naive in NAIVE.get(alert, []):
         assert any(right in rule["expr"] for rule in rules), right
         yield f"with {naive or 'nothing'} for {right}", _changed(rules, right, naive)
+    for number, rule in enumerate(rules):
+        name = rule.get("record") or rule["alert"]
+        if name not in NOT_SUMMED:
+            [greatest] = _changed([rule], "sum without (", "max without (")
+            yield f"with the greatest instead of the sum in {name}", [*rules[:number], greatest, *rules[number + 1 :]]
     if any(CONNECTED.search(rule["expr"]) for rule in rules):
         yield (
             "believing a monitor that is cut off",
@@ -168,6 +220,32 @@ def test_its_tests_hold_and_find_it_made_naive(alert: str, tmp_path: Path, promt
         )
     assert holds, said
     assert [name for (name, *_), (survives, _) in zip(tries[1:], others, strict=True) if survives] == []
+
+
+# ------------------------------------------------------------------------------------------------------ two fleets
+def _beside(test: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The test, while another fleet, whose monitors and workers have the same names, does what the other test says."""
+    series = [one | {"series": one["series"].replace(OURS, THEIRS)} for one in other["input_series"]]
+    questions = [
+        question | {"expr": question["expr"].replace('alertstate="firing"', f'alertstate="firing",{OURS}')}
+        for question in test["promql_expr_test"]
+    ]
+    return test | {"input_series": [*test["input_series"], *series], "promql_expr_test": questions}
+
+
+OURS, THEIRS = 'job="loopwatch"', 'job="loopwatch-other"'
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_what_another_fleet_does_changes_nothing(alert: str, tmp_path: Path, promtool: Promtool) -> None:
+    rules, [fires, *_], quiet = _needed(alert), _tests_of(alert, "fires"), _tests_of(alert, "quiet")
+    tests = [_beside(fires, quiet[0]), *(_beside(one, fires) for one in quiet)]
+    holds, said = _run(promtool, tmp_path / "told apart", rules, tests)
+    assert holds, said
+    together = [rule | {"expr": re.sub(r"\b(on|by) \(job, ", r"\1 (", rule["expr"])} for rule in rules]
+    if together != rules:
+        survives, _ = _run(promtool, tmp_path / "together", together, tests)
+        assert not survives
 
 
 @pytest.mark.parametrize("late", ["for", "keep_firing_for"])

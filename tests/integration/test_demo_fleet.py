@@ -30,7 +30,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
 
 
 def _eventually(question: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not question():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -60,7 +60,9 @@ def test_output_goes_to_files_and_closing_ends_all(start: Callable[..., Fleet], 
 
 
 def test_a_process_that_ends_ends_the_others_and_is_reported(start: Callable[..., Fleet], tmp_path: Path) -> None:
-    fleet = start(stays=f"sh -c 'echo $$; exec {FOREVER}'", ends="sh -c 'sleep 1; echo no such database; exit 3'")
+    begun = tmp_path / "stays.log"
+    ends = f"sh -c 'until test -s {begun}; do sleep 0.1; done; echo no such database; exit 3'"
+    fleet = start(stays=f"sh -c 'echo $$; exec {FOREVER}'", ends=ends)
     pid = _pid(tmp_path, "stays")
 
     _eventually(lambda: not _lives(pid))

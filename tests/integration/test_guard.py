@@ -29,7 +29,7 @@ def owner() -> Iterator[asyncio.AbstractEventLoop]:
     yield loop
     asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(60)
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    thread.join(60)
     loop.close()
 
 

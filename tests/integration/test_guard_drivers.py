@@ -65,7 +65,7 @@ class Owner:
     def close(self) -> None:
         self.run(self.loop.shutdown_asyncgens())
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(20)
+        self._thread.join(60)
         self.loop.close()
 
 
@@ -126,7 +126,7 @@ def test_clear_errors_while_the_owners_statement_is_under_way(driver: str, url: 
     for _ in range(30):
         began = threading.Event()
         working = owner.begin(work(session, began))
-        began.wait(20)
+        assert began.wait(60)
         error = misuse(use)
         assert (error.resource, error.kind) == (driver, "cross_loop")
         assert working.result(60) == [1, 1, 1]

@@ -17,11 +17,12 @@ import pytest
 import uvloop
 
 import loopwatch
-from loopwatch import LoopConflictError, http_client
+from loopwatch import LoopConflictError
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.stats import STATS, TaskContext, current_task
 from tests.integration.certificates import self_signed
+from tests.integration.http_clients import PATIENCE, patient_client
 from tests.integration.http_proxy import connect_proxy
 from tests.integration.http_server import HTTPServer, serve
 
@@ -74,7 +75,7 @@ def used() -> Any:
 def test_wait_use_and_creation_of_each_request(
     run: Callable[..., Any], library: ModuleType, server: HTTPServer
 ) -> None:
-    client = http_client(library=library, name="llm")
+    client = patient_client(library=library, name="llm")
 
     async def three() -> None:
         for path in ("", "/a", "/slow"):
@@ -94,7 +95,7 @@ def test_wait_use_and_creation_of_each_request(
 
 
 def test_a_response_holds_its_connection_until_it_is_closed(library: ModuleType, server: HTTPServer) -> None:
-    client = http_client(library=library, name="llm", limits=library.Limits(max_connections=3))
+    client = patient_client(library=library, name="llm", limits=library.Limits(max_connections=3))
 
     async def hold() -> None:
         async with client.stream("GET", f"{server.url}/stream") as response:
@@ -115,11 +116,11 @@ def test_a_response_holds_its_connection_until_it_is_closed(library: ModuleType,
 def test_the_limit_is_each_loop_s_and_a_wait_for_it_that_times_out_is_counted(
     library: ModuleType, server: HTTPServer
 ) -> None:
-    client = http_client(
+    client = patient_client(
         library=library,
         name="llm",
         limits=library.Limits(max_connections=1),
-        timeout=library.Timeout(30, pool=0.05),
+        timeout=library.Timeout(PATIENCE, pool=0.05),
     )
 
     async def one_too_many() -> None:
@@ -140,8 +141,8 @@ def test_the_limit_is_each_loop_s_and_a_wait_for_it_that_times_out_is_counted(
 
 
 def test_without_a_limit_there_is_no_maximum(library: ModuleType, server: HTTPServer) -> None:
-    unlimited = http_client(library=library, name="unlimited", limits=library.Limits())
-    usual = http_client(library=library, name="usual")
+    unlimited = patient_client(library=library, name="unlimited", limits=library.Limits())
+    usual = loopwatch.http_client(library=library, name="usual", timeout=PATIENCE)
 
     async def ask() -> None:
         for client in (unlimited, usual):
@@ -153,14 +154,14 @@ def test_without_a_limit_there_is_no_maximum(library: ModuleType, server: HTTPSe
 
 
 def test_what_fails_or_is_cancelled_holds_nothing(library: ModuleType, server: HTTPServer) -> None:
-    client = http_client(library=library, name="llm", timeout=library.Timeout(30, read=0.05))
+    client = patient_client(library=library, name="llm", timeout=library.Timeout(PATIENCE, read=0.05))
 
     async def fail() -> None:
         with pytest.raises(library.ConnectError):
             await client.get("http://127.0.0.1:1")
         with pytest.raises(library.ReadTimeout):
-            await client.get(f"{server.url}/slow")
-        asking = asyncio.create_task(client.get(f"{server.url}/stream", timeout=30))
+            await client.get(f"{server.url}/never")
+        asking = asyncio.create_task(client.get(f"{server.url}/stream", timeout=PATIENCE))
         await until(lambda: used() == 1)
         asking.cancel()
         await asyncio.wait([asking])
@@ -189,8 +190,9 @@ def test_a_trace_of_the_user_s_sees_everything(library: ModuleType, server: HTTP
                 assert given["trace"] is trace
         return events
 
-    ours = asyncio.run(events_of(http_client(library=library, name="llm")))
-    assert ours == asyncio.run(events_of(library.AsyncClient()))
+    limits = library.Limits(keepalive_expiry=10 * PATIENCE)
+    ours = asyncio.run(events_of(patient_client(library=library, name="llm", limits=limits)))
+    assert ours == asyncio.run(events_of(library.AsyncClient(timeout=PATIENCE, limits=limits)))
     assert "http11.response_closed.complete" in ours
     assert value(catalogue.POOL_CREATE, "llm") == 1
 
@@ -211,7 +213,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HTTPServer]
 def test_https_by_way_of_a_proxy(run: Callable[..., Any], library: ModuleType, tls_server: HTTPServer) -> None:
     with connect_proxy() as proxy:
         url = proxy.url.replace("//", "//user:secret@")
-        client = http_client(library=library, name="llm", verify=False, proxy=url)
+        client = patient_client(library=library, name="llm", verify=False, proxy=url)
 
         waiting: list[float] = []
 
@@ -240,15 +242,16 @@ def test_the_environment_s_proxy_for_https(
 ) -> None:
     with connect_proxy() as proxy:
         monkeypatch.setenv("https_proxy", proxy.url)
-        client = http_client(library=library, verify=False)
+        client = patient_client(library=library, verify=False)
         assert asyncio.run(client.get(tls_server.url)).text == "/"
         assert len(proxy.asked) == 1
+        assert tls_server.become(0)
 
 
 def test_a_bare_loop_close_behind_a_proxy_is_swept(library: ModuleType, tls_server: HTTPServer) -> None:
     with connect_proxy() as proxy, warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # asyncio rightly warns of what is left open
-        client = http_client(library=library, verify=False, proxy=proxy.url)
+        client = patient_client(library=library, verify=False, proxy=proxy.url)
         loop = asyncio.new_event_loop()
         loop.run_until_complete(client.get(tls_server.url))
         loop.close()
@@ -261,7 +264,7 @@ def test_a_bare_loop_close_behind_a_proxy_is_swept(library: ModuleType, tls_serv
 
 # ---------------------------------------------------------------- responses that outlive their request
 def test_a_response_of_another_loop_is_refused_and_its_owner_goes_on(library: ModuleType, server: HTTPServer) -> None:
-    client = http_client(library=library, name="llm")
+    client = patient_client(library=library, name="llm")
 
     async def begin() -> tuple[Any, Any]:
         response = await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
@@ -288,7 +291,7 @@ def test_a_response_of_another_loop_is_refused_and_its_owner_goes_on(library: Mo
 
 
 def test_a_response_whose_loop_reads_it_in_another_thread_is_refused(library: ModuleType, server: HTTPServer) -> None:
-    client = http_client(library=library)
+    client = patient_client(library=library)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -308,7 +311,7 @@ def test_a_response_whose_loop_reads_it_in_another_thread_is_refused(library: Mo
             reading = asyncio.run_coroutine_threadsafe(read(chunks), loop)
             with pytest.raises(LoopConflictError):
                 asyncio.run(response.aclose())
-            assert reading.result(30) > 0
+            assert reading.result(60) > 0
     finally:
         asyncio.run_coroutine_threadsafe(client.aclose(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
@@ -318,7 +321,7 @@ def test_a_response_whose_loop_reads_it_in_another_thread_is_refused(library: Mo
 
 
 def test_a_full_pool_of_one_loop_is_none_of_another_s(library: ModuleType, server: HTTPServer) -> None:
-    client = http_client(library=library, name="llm", limits=library.Limits(max_connections=1), timeout=30)
+    client = patient_client(library=library, name="llm", limits=library.Limits(max_connections=1))
 
     async def fill() -> tuple[Any, asyncio.Task[Any]]:
         response = await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
@@ -339,7 +342,7 @@ def test_a_full_pool_of_one_loop_is_none_of_another_s(library: ModuleType, serve
 
 
 def test_a_response_of_a_closed_loop_is_refused(library: ModuleType, server: HTTPServer) -> None:
-    client = http_client(library=library, name="llm")
+    client = patient_client(library=library, name="llm")
 
     async def begin() -> Any:
         return await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
@@ -355,7 +358,7 @@ def test_a_response_of_a_closed_loop_is_refused(library: ModuleType, server: HTT
 def test_a_response_that_is_lost_gives_its_connection_back(
     chunks: int, library: ModuleType, server: HTTPServer
 ) -> None:
-    client = http_client(library=library, name="llm", limits=library.Limits(max_connections=1), timeout=30)
+    client = patient_client(library=library, name="llm", limits=library.Limits(max_connections=1))
 
     async def lose_one() -> None:
         response = await client.send(client.build_request("GET", f"{server.url}/stream"), stream=True)
@@ -378,7 +381,7 @@ def test_a_response_that_is_lost_gives_its_connection_back(
 def test_a_response_that_is_open_for_too_long_is_a_leak(
     library: ModuleType, server: HTTPServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = http_client(library=library, name="llm", leak_threshold=0.05)
+    client = patient_client(library=library, name="llm", leak_threshold=0.05)
 
     async def forget() -> None:
         async with client.stream("GET", f"{server.url}/stream"):

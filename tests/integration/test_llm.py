@@ -19,9 +19,10 @@ from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 from pydantic import SecretStr
 
-from loopwatch import classify, http_client
+from loopwatch import classify
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.stats import STATS
+from tests.integration.http_clients import patient_client
 from tests.integration.http_server import HTTPServer, serve
 
 RUNNERS = [asyncio.run, uvloop.run]
@@ -90,7 +91,7 @@ PAIRS = [*((sdk, of) for sdk in (chat_openai, openai) for of in LIBRARIES), (ant
 @pytest.mark.parametrize("run", RUNNERS)
 def test_20_of_20_calls(sdk: Callable[..., Ask], run: Callable[..., Any], of: str, server: HTTPServer) -> None:
     for _ in range(2):
-        ask = sdk(server.url, http_client(library=of, name="llm"))
+        ask = sdk(server.url, patient_client(library=of, name="llm"))
         assert [run(ask()) for _ in range(20)] == ["hello"] * 20
     assert server.become(0)
 
@@ -123,7 +124,7 @@ def test_without_us_half_of_20_calls_fail(sdk: str, server: HTTPServer) -> None:
 
 @pytest.mark.parametrize("sdk", SDKS)
 def test_a_retry_of_the_sdk_is_a_request_of_its_own(sdk: Callable[..., Ask], server: HTTPServer) -> None:
-    ask = sdk(server.url, http_client(library=OF_ANTHROPIC, name="llm"), 2)
+    ask = sdk(server.url, patient_client(library=OF_ANTHROPIC, name="llm"), 2)
 
     async def both() -> list[Any]:
         return [await ask(max_tokens=503), await ask(max_tokens=503)]
@@ -139,7 +140,7 @@ def test_a_retry_of_the_sdk_is_a_request_of_its_own(sdk: Callable[..., Ask], ser
 def test_an_abandoned_stream_gives_its_connection_back(
     sdk: Callable[..., Ask], begun: bool, of: str, server: HTTPServer
 ) -> None:
-    http = http_client(library=of, name="llm", timeout=30)
+    http = patient_client(library=of, name="llm")
     ask = sdk(server.url, http)
 
     async def abandon() -> None:
@@ -164,7 +165,7 @@ def test_an_abandoned_stream_gives_its_connection_back(
 
 @pytest.mark.parametrize("sdk", SDKS)
 def test_a_stream_that_is_closed_gives_its_connection_back_at_once(sdk: Callable[..., Ask], server: HTTPServer) -> None:
-    ask = sdk(server.url, http_client(library=OF_ANTHROPIC, name="llm"))
+    ask = sdk(server.url, patient_client(library=OF_ANTHROPIC, name="llm"))
 
     async def close_one() -> None:
         async with await ask(stream=True) as stream:

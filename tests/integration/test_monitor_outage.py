@@ -55,7 +55,7 @@ def test_a_broker_that_is_killed_and_comes_back(broker: Broker, monitor: Monitor
     assert monitor.value("loopwatch_monitor_reconnects_total") == 0
     broker.kill()
     connected(monitor, False)
-    assert monitor.value("loopwatch_monitor_reconnects_total") == 1
+    until(lambda: monitor.value("loopwatch_monitor_reconnects_total") == 1, "the loss to be counted")
     assert monitor.value("celery_task_received_total") == 10
     status, _, health = monitor.get("/health")
     assert (status, json.loads(health)["status"]) == (503, "unavailable")

@@ -7,7 +7,6 @@ import json
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -36,6 +35,7 @@ from loopwatch_monitor.state.workers import Answer
 from tests.integration.monitor_hub import wrapped
 from tests.integration.monitor_process import DEADLINE, running_monitor, running_worker, until
 from tests.integration.redis_broker import running_broker
+from tests.integration.redis_servers import redis_process
 from tests.ports import refusing_port
 
 
@@ -238,20 +238,31 @@ def test_a_monitor_on_redis_is_small_and_carries_neither_celery_nor_redis_py(red
 
 
 @contextmanager
-def hearing(client: redis.Redis, answer: Callable[[str], object]) -> Iterator[None]:
-    """Answers one question to the workers in a thread, by pushing what one likes to the list that it names."""
-    with client.pubsub() as heard:  # type: ignore[no-untyped-call]  # it has no types
+def hearing(url: str, answer: Callable[[redis.Redis, str], object], *, endlessly: bool = False) -> Iterator[None]:
+    """Answers questions to the workers in a thread, by pushing what one likes to the list that the last of them names:
+    once, or again and again."""
+    over = threading.Event()
+    with redis.Redis.from_url(url) as client, client.pubsub() as heard:
         heard.psubscribe("*.celery.pidbox")
         until(lambda: heard.get_message() is not None, "the subscription")
 
         def hear() -> None:
-            message = json.loads(next(heard.listen())["data"])
-            answer(json.loads(base64.b64decode(message["body"]))["reply_to"]["routing_key"])
+            key = ""
+            while not over.is_set():
+                message = heard.get_message(timeout=0 if endlessly and key else 0.05)
+                if message is not None:
+                    question = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+                    key = question["reply_to"]["routing_key"]
+                if key and (message is not None or endlessly):
+                    answer(client, key)
 
         thread = threading.Thread(target=hear)
         thread.start()
-        yield
-        thread.join()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 GOOD = wrapped(json.dumps({"w@h": [{"name": "logs"}]}).encode())
@@ -259,26 +270,25 @@ GOOD = wrapped(json.dumps({"w@h": [{"name": "logs"}]}).encode())
 
 def test_answers_that_cannot_be_read_cost_the_others_nothing(redis_url: str) -> None:
     bad = [b"", b"[", wrapped(b"{"), wrapped(b"[" * 100_000), wrapped(b"\xff"), b'{"body": 1}', b"\x80\x02}q\x00."]
-    with redis.Redis.from_url(redis_url) as client, hearing(client, lambda key: client.lpush(key, *bad, GOOD)):
-        found = ask(redis_url).workers()
-    assert found == {"w@h": Answer(("logs",))}
+    with hearing(redis_url, lambda client, key: client.lpush(key, *bad, GOOD)):
+        # An answer that comes too late for a question is none.
+        until(lambda: ask(redis_url).workers() == {"w@h": Answer(("logs",))}, "the good answer")
 
 
 def test_answers_without_end_are_not_gathered_for_ever(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loopwatch_monitor.polls.redis.GATHER_SECONDS", 0.5)
     found: list[dict[str, Answer]] = []
-    asking = threading.Thread(target=lambda: found.append(ask(redis_url).workers()), daemon=True)
 
-    def answer(key: str) -> None:
-        with redis.Redis.from_url(redis_url) as other:
-            deadline = time.monotonic() + DEADLINE
-            while not found and time.monotonic() < deadline:
-                other.lpush(key, GOOD)
+    def gather() -> None:
+        while not any(found):  # the answers may begin too late for a question
+            found.append(ask(redis_url).workers())
 
-    with redis.Redis.from_url(redis_url) as client, hearing(client, answer):
+    asking = threading.Thread(target=gather, daemon=True)
+    with hearing(redis_url, lambda client, key: client.lpush(key, GOOD), endlessly=True):
         asking.start()
         asking.join(DEADLINE)
-    assert found == [{"w@h": Answer(("logs",))}]
+    assert found
+    assert found[-1] == {"w@h": Answer(("logs",))}
 
 
 def test_an_answer_without_end_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +323,17 @@ def test_a_question_that_fails_keeps_the_last_answer_and_tells_no_password() -> 
     # Once, however often it fails.
     assert [(line["event"], line["poll"]) for line in logged] == [("poll_failed", "queues"), ("poll_failed", "workers")]
     assert "secret" not in str(logged)
+
+
+def test_a_server_that_repeats_what_it_is_asked_makes_no_question_tell_a_sentinels_password(tmp_path: Path) -> None:
+    """One that does not know AUTH answers with its arguments."""
+    options = {"master_name": "main", "sentinel_kwargs": {"password": "secret"}}
+    with redis_process(tmp_path / "redis", 'rename-command AUTH ""') as server, capture_logs() as logged:
+        settings = Settings(broker_url=f"sentinel://127.0.0.1:{server.port}", broker_transport_options=options)
+        for poll in make_polls(settings, Hub(settings, status=BrokerStatus(), version="1")):
+            poll.ask()
+    assert len(logged) == 2
+    assert all("args beginning with: '**'" in line["error"] for line in logged)
 
 
 def asked(url: str) -> None:

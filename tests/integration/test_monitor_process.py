@@ -129,7 +129,11 @@ def test_a_web_config_that_breaks_shows_in_a_metric(redis_url: str, tmp_path: Pa
 def test_sigterm_ends_it_before_the_broker_has_answered(tmp_path: Path) -> None:
     """By its own will: to process 1 of a container a signal that it has not asked for is not sent. And at once: Python
     would take apart, object by object, what it knows."""
-    code = "import atexit, loopwatch_monitor.command as c; atexit.register(print, 'taken apart'); c.main()"
+    code = (
+        "import atexit, loopwatch_monitor.command as c, loopwatch_monitor.intake.redis_link as link; "
+        # Or it might give up the broker before we have sent the signal.
+        "link.CONNECT_TIMEOUT = 600; atexit.register(print, 'taken apart'); c.main()"
+    )
     with socket.socket() as silent, (tmp_path / "log").open("w") as log:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -66,14 +66,17 @@ basic_auth_users:
                 errors.update(_errors(port))
                 return errors.get("right") == "" and "status 401" in errors.get("wrong-password", "")
 
+            def third() -> bool:
+                errors.update(_errors(port))
+                return "no-certificate" in errors
+
             try:
                 until(as_they_should_be, f"a scrape, and a refusal: {errors}, {log}")
-                until(lambda: "no-certificate" in _errors(port), f"the third: {log}")
-                refusal = _errors(port)["no-certificate"]
+                until(third, f"the third: {log}")
             finally:
                 process.terminate()
-    assert refusal
-    assert "status 401" not in refusal
+    assert errors["no-certificate"]
+    assert "status 401" not in errors["no-certificate"]
 
 
 def _errors(port: int) -> dict[str, str]:

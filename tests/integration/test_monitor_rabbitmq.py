@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -23,10 +24,14 @@ from benchmarks.publish import to_rabbitmq
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.kombu import KombuIntake
 from loopwatch_monitor.intake.status import BrokerStatus
+from loopwatch_monitor.polls.questions import make_questions
 from loopwatch_monitor.settings import Settings
+from loopwatch_monitor.state.queues import Depth
 from tests.integration.monitor_hub import consuming, emit
 from tests.integration.monitor_process import MONITOR, running_monitor, running_worker, until
-from tests.rabbitmq import RabbitMQ, start_rabbitmq
+from tests.ports import refusing_port
+from tests.rabbitmq import MONITOR as MONITOR_USER
+from tests.rabbitmq import MONITORS_OWN, USER, RabbitMQ, start_rabbitmq
 from tests.unit.monitor.poison import POISON
 
 
@@ -59,6 +64,24 @@ def test_every_task_of_a_worker_is_counted_by_queue(rabbitmq_url: str, tmp_path:
         }
         assert monitor.series("celery_task_failed_total") == {("bad", "w@here", "logs", "KeyError"): 3}
         assert monitor.value("loopwatch_monitor_reconnects_total") == 0
+
+
+def test_everything_over_tls(rabbitmq_server: RabbitMQ, rabbitmq_url: str, tmp_path: Path) -> None:
+    """Events and both questions; the server is verified by default, and is refused where nobody vouches for it."""
+    url = rabbitmq_server.tls_url(rabbitmq_url.rpartition("/")[2])
+    with (
+        running_worker(rabbitmq_url, tmp_path, "w@here", "logs"),
+        running_monitor(url, tmp_path, "--broker-ssl-option", f"ca_certs={rabbitmq_server.certificate}") as monitor,
+    ):
+        with Celery(broker=rabbitmq_url, set_as_current=False) as app:
+            app.send_task("ok", queue="logs")
+        until(lambda: monitor.value("celery_task_succeeded_total") == 1, "the success")
+        until(lambda: monitor.series("celery_active_process_count") == {("logs",): 2}, "the worker's answer", 150)
+        until(lambda: monitor.series("celery_active_consumer_count") == {("logs",): 1}, "the queue's consumers")
+        assert monitor.value("loopwatch_monitor_poll_failures_total") == 0
+    result = subprocess.run([*MONITOR, "--broker-url", url], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "certificate verify failed" in result.stderr
 
 
 def test_the_event_queue_is_the_monitors_alone_and_goes_with_it(
@@ -94,7 +117,7 @@ def test_a_broker_that_is_killed_and_comes_back(own_server: RabbitMQ, tmp_path: 
         until(lambda: monitor.value("celery_task_received_total") == 10, "10 events")
         own_server.kill()
         until(lambda: monitor.value("loopwatch_monitor_broker_up") == 0, "broker_up 0")
-        assert monitor.value("loopwatch_monitor_reconnects_total") == 1
+        until(lambda: monitor.value("loopwatch_monitor_reconnects_total") == 1, "the loss to be counted")
         assert monitor.value("celery_task_received_total") == 10
         own_server.start()
         until(lambda: monitor.value("loopwatch_monitor_broker_up") == 1, "broker_up 1")
@@ -111,6 +134,32 @@ def test_a_wrong_password_is_one_line_and_exit_code_2(rabbitmq_server: RabbitMQ,
     (line,) = result.stderr.splitlines()
     assert "--broker-url" in line
     assert "not-the-password" not in line
+
+
+def test_a_user_who_is_a_monitor_and_nothing_else(rabbitmq_url: str, tmp_path: Path) -> None:
+    """With the rights that the documentation gives him."""
+    assert f"own='{MONITORS_OWN}'\n" in (Path(__file__).parents[2] / "docs" / "monitor.md").read_text()
+    url = rabbitmq_url.replace(f"//{USER}:", f"//{MONITOR_USER}:")
+    with running_worker(rabbitmq_url, tmp_path, "w@here", "logs"), consuming(url) as monitor:
+        emit(rabbitmq_url, 3)
+        monitor.waits_for("celery_task_received_total{", 3)
+        ask = make_questions(url, options={}, ssl_options={})
+        assert ask.queues(["logs", "none"]) == {"logs": Depth(0, 1), "none": Depth(0, 0)}
+        until(lambda: "w@here" in ask.workers(), "the worker's answer")
+
+
+def test_of_several_servers_the_first_that_answers(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that hangs nor one that refuses keeps the monitor from the third."""
+    monkeypatch.setattr("loopwatch_monitor.intake.kombu.CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr("loopwatch_monitor.polls.kombu.ANSWER_SECONDS", 0.5)
+    with socket.socket() as silent, refusing_port() as refusing:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"amqp://127.0.0.1:{silent.getsockname()[1]}//;amqp://127.0.0.1:{refusing}//;{rabbitmq_url}"
+        with consuming(url) as monitor:
+            emit(rabbitmq_url, 3)
+            monitor.waits_for("celery_task_received_total{", 3)
+        assert make_questions(url, options={}, ssl_options={}).queues(["none"]) == {"none": Depth(0, 0)}
 
 
 def test_whatever_is_published_good_events_come_through(rabbitmq_url: str) -> None:

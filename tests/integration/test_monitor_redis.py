@@ -14,13 +14,13 @@ from redis import Redis, RedisError
 from app.demo.servers import Server
 from benchmarks.loss import burst
 from benchmarks.stream import envelopes
-from loopwatch_monitor.command import make_intake
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.redis import FLOOD_BYTES, RedisIntake
 from loopwatch_monitor.intake.redis_address import parse_address
 from loopwatch_monitor.intake.redis_link import Link
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
 from loopwatch_monitor.polls.questions import make_questions
+from loopwatch_monitor.run import make_intake
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.queues import Depth
 from tests.integration.certificates import self_signed
@@ -103,6 +103,20 @@ def test_a_user_who_may_only_subscribe(redis_server: Server, tmp_path: Path) -> 
         with pytest.raises(BrokerUnreachableError, match="NOPERM") as caught:
             probe(watcher)
         assert "cr" not in str(caught.value)
+
+
+def test_a_user_who_is_a_monitor_and_nothing_else(redis_server: Server, tmp_path: Path) -> None:
+    """With the rights that the documentation gives him."""
+    page = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text()
+    rights = [line.split() for line in page.splitlines() if line.startswith("ACL ")]
+    assert rights
+    with running_broker(redis_server, tmp_path) as broker:
+        for words in rights:
+            broker.do(*words)
+        monitor = broker.url.replace("//", "//monitor:password@")
+        comes_through(monitor, sender=broker.url)
+        assert depth(monitor) == Depth(0)
+        assert make_questions(monitor, options={}, ssl_options={}).workers() == {}
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from loopwatch_monitor import listen, scrape, server
+from loopwatch_monitor import connections, scrape, server
+from loopwatch_monitor.addresses import Address
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
-from loopwatch_monitor.listen import Address
 from loopwatch_monitor.negotiate import Format
 from loopwatch_monitor.scrape import MAX_PAGES, MAX_PARTS, Scraper, TooManyPagesError, Variant
 from tests.integration.certificates import self_signed
@@ -31,6 +31,12 @@ from tests.integration.web_client import DEADLINE, Client, Response, parse, serv
 HASH = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
 USERS = f"basic_auth_users: {{ann: {HASH}}}\n"
 PATHS = ("/", "/metrics", "/health", "/ready", "/live")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that a loaded machine keeps from writing is not what is ended for it."""
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1000.0)
 
 
 def basic(user: str, password: str) -> str:
@@ -101,6 +107,14 @@ async def test_headers_of_every_response_and_those_of_the_file(tmp_path: Path) -
             assert headers["server"] == "loopwatch"
 
 
+async def test_a_header_that_is_empty_in_the_file_is_not_sent(tmp_path: Path) -> None:
+    text = "http_server_config: {headers: {X-XSS-Protection: '', Content-Security-Policy: ''}}"
+    async with serving(config(tmp_path, text)) as client:
+        headers = (await client.get("/")).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert not {"x-xss-protection", "content-security-policy"} & headers.keys()
+
+
 class _Held:
     """A page that is not made to its end before it may."""
 
@@ -136,7 +150,7 @@ async def test_parts_of_the_page_do_not_queue_up_without_end() -> None:
         assert go_on.wait(DEADLINE)
         yield f"{len(names)}".encode()
 
-    scraper = Scraper(pieces, listen.reset)
+    scraper = Scraper(pieces, connections.reset)
     parts = [Variant(names=frozenset({str(number)})) for number in range(MAX_PARTS)]
     asked = [asyncio.create_task(scraper.page(part)) for part in (*parts, parts[0], Variant())]
     await until(lambda: bool(made), "the first")
@@ -167,7 +181,7 @@ async def test_so_many_names_that_nobody_needs_them() -> None:
 
 async def test_a_scraper_that_gives_up_does_not_cost_the_other_his_page() -> None:
     page = _Held()
-    scraper = Scraper(page, listen.reset)
+    scraper = Scraper(page, connections.reset)
     impatient, patient = (asyncio.create_task(scraper.page(Variant())) for _ in range(2))
     await until(lambda: bool(page.made), "the first")
     impatient.cancel()
@@ -363,7 +377,7 @@ async def rest(reader: asyncio.StreamReader, length: int = sys.maxsize) -> bytes
 
 
 async def test_headers_drop_by_drop_end_in_a_closed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
     async with serving() as client:
         reader, writer = await client.connect()
 
@@ -382,7 +396,7 @@ async def test_headers_drop_by_drop_end_in_a_closed_connection(monkeypatch: pyte
 async def test_a_handshake_that_does_not_go_on_is_ended(
     monkeypatch: pytest.MonkeyPatch, pem: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(listen, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
     async with serving(config(tmp_path, f"tls_server_config: {{cert_file: {pem}, key_file: {pem}}}")) as client:
         reader, writer = await client.connect()
         assert await rest(reader) == b""
@@ -441,9 +455,8 @@ async def test_pages_that_are_not_read_are_not_piled_up(monkeypatch: pytest.Monk
 async def test_a_flood_of_connections_only_displaces_itself(
     most: int, files: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listen, "MAX_CONNECTIONS", most)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", most)
     monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
-    monkeypatch.setattr(listen, "HEADER_SECONDS", 1000.0)
     async with serving() as client:
         flood = [await client.connect() for _ in range(20)]
         for _ in range(3):
@@ -543,9 +556,25 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def a_server() -> server.Server:
+    return server.Server(
+        pieces=lambda form, names: iter([b""]), probe=lambda: None, status=BrokerStatus(up=True), version="1"
+    )
+
+
+async def test_a_unix_socket_goes_although_nobody_waits_for_the_servers_end(tmp_path: Path) -> None:
+    path, ended = tmp_path / "monitor.sock", a_server()
+    await ended.start([Address(path=str(path))])
+    closing = asyncio.create_task(ended.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert not path.exists()
+    await ended.close()
+
+
 async def test_several_at_once(tmp_path: Path) -> None:
-    status = BrokerStatus(up=True)
-    several = server.Server(pieces=lambda form, names: iter([b""]), probe=lambda: None, status=status, version="1")
+    several = a_server()
     path = str(tmp_path / "monitor.sock")
     bound = await several.start([Address("127.0.0.1"), Address(path=path), Address("localhost")])
     try:
@@ -557,8 +586,6 @@ async def test_several_at_once(tmp_path: Path) -> None:
 
 async def test_an_address_that_is_taken_is_named() -> None:
     async with serving() as client:
-        another = server.Server(
-            pieces=lambda form, names: iter([b""]), probe=lambda: None, status=BrokerStatus(), version="1"
-        )
+        another = a_server()
         with pytest.raises(server.ListenError, match=f"cannot listen on 127.0.0.1:{client.address.port}"):
             await another.start([Address("127.0.0.1"), client.address])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.integration.monitor_process import Monitor, running_monitor, running_worker, until
+from tests.integration.monitor_process import DEADLINE, Monitor, running_monitor, running_worker, until
 
 
 @pytest.fixture
@@ -82,6 +82,6 @@ def test_pages_and_stop(monitor: Monitor, redis_url: str) -> None:
     assert monitor.get("/nothing")[0] == 404
 
     monitor.process.send_signal(signal.SIGTERM)
-    assert monitor.process.wait(30) == 0
+    assert monitor.process.wait(DEADLINE) == 0
     password = redis_url.split("@")[0].rpartition(":")[2]
     assert password not in monitor.log.read_text()

@@ -45,14 +45,14 @@ def _board(*targets: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 async def _recorded(url: str, board: dict[str, Any]) -> Recording:
-    """The last seconds, once there is something in them."""
+    """The seconds until its first scrape, once there is one."""
     async with aiohttp.ClientSession() as session:
         prometheus = Prometheus(session, url)
         deadline = time.monotonic() + DEADLINE
-        while not (there := await prometheus.at("timestamp(up)", time.time())):
+        while not (there := await prometheus.at("up[1h]", time.time())):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
-        scraped = float(there[0]["value"][1])
+        scraped = float(there[0]["values"][0][0])
         window = Window(scraped - 10, scraped, 1, 1)
         return await record({"board": board}, prometheus, window, [Phase("only", window.start, window.end)])
 

@@ -295,7 +295,7 @@ def test_max_connections_are_each_loop_s(redis_url: str) -> None:
 
 def test_a_blocking_pool_on_each_loop(redis_url: str, sessions: Sessions) -> None:
     pool = RedisConnectionPool.from_url(
-        redis_url, pool_class=BlockingConnectionPool, max_connections=1, timeout=5, client_name="app"
+        redis_url, pool_class=BlockingConnectionPool, max_connections=1, timeout=60, client_name="app"
     )
     client: Client = Redis(connection_pool=pool)
 

@@ -45,8 +45,8 @@ def test_a_thousand_loops_leave_no_session_and_no_descriptor(redis_url: str, ses
         {"protocol": 2},
         {"protocol": 3},
         {"health_check_interval": 1},
-        {"socket_timeout": 5, "socket_connect_timeout": 5, "socket_keepalive": True},
-        {"pool_class": BlockingConnectionPool, "max_connections": 10, "timeout": 5},
+        {"socket_timeout": 60, "socket_connect_timeout": 60, "socket_keepalive": True},
+        {"pool_class": BlockingConnectionPool, "max_connections": 10, "timeout": 60},
         {"retry_on_timeout": True, "encoding": "latin-1"},
     ],
     ids=lambda options: "-".join(options),
@@ -98,7 +98,7 @@ async def _pubsub(client: Client) -> None:
         task.cancel()
         await asyncio.wait([task])
 
-    async with client.pubsub(ignore_subscribe_messages=True) as pubsub, asyncio.timeout(30):
+    async with client.pubsub(ignore_subscribe_messages=True) as pubsub, asyncio.timeout(60):
         await pubsub.subscribe(plain=lambda message: heard.put_nowait(message["data"]))
         await pubsub.psubscribe(**{"pattern.*": lambda message: heard.put_nowait(message["data"])})
         async with running(pubsub):
@@ -108,7 +108,7 @@ async def _pubsub(client: Client) -> None:
             assert await heard.get() == "two"
         await pubsub.unsubscribe("plain")
         await pubsub.punsubscribe()
-    async with client.pubsub() as pubsub, asyncio.timeout(30):
+    async with client.pubsub() as pubsub, asyncio.timeout(60):
         await pubsub.execute_command("SSUBSCRIBE", "shard")
         await client.execute_command("SPUBLISH", "shard", "three")
         kinds = []

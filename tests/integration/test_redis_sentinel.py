@@ -36,7 +36,7 @@ class Fleet(NamedTuple):
     def manager(self, **options: Any) -> Sentinel:
         places = [("127.0.0.1", one.port) for one in self.sentinels]
         return Sentinel(  # type: ignore[no-untyped-call]
-            places, socket_timeout=5, sentinel_kwargs={"client_name": "app"}, **options
+            places, socket_timeout=60, sentinel_kwargs={"client_name": "app"}, **options
         )
 
     def client(self, **options: Any) -> Client:

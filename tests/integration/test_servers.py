@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from app.demo.servers import Server, ServerError, start_postgres, start_redis
+from tests.ports import server_port
 
 
 @pytest.fixture
@@ -60,6 +61,12 @@ def test_strangers_are_refused(postgres_server: Server, redis_server: Server) ->
 def _without_password(url: str, user: str = "") -> str:
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{user and user + '@'}{rest.partition('@')[2]}"
+
+
+def test_a_port_is_given_once() -> None:
+    """Two servers of one test are often started after both ports were chosen."""
+    ports = [server_port() for _ in range(200)]
+    assert len(set(ports)) == 200
 
 
 @pytest.mark.parametrize("start", [start_postgres, start_redis])

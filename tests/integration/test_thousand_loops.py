@@ -14,6 +14,7 @@ import redis
 from sqlalchemy import text
 
 import loopwatch
+from tests.integration.http_clients import patient_client
 from tests.integration.http_server import serve
 from tests.postgres import eventually_sessions, sessions
 
@@ -38,7 +39,7 @@ def test_1000_loops_leave_no_session_no_client_and_no_descriptor(database_url: s
     # Names by which the servers know them: other tests use the same ones.
     engine = loopwatch.create_async_engine(database_url)
     cache: Any = loopwatch.redis_from_url(redis_url, client_name="a-thousand-loops")
-    http = loopwatch.http_client()
+    http = patient_client()
     control = redis.Redis.from_url(redis_url)
 
     def redis_clients() -> int:

@@ -63,7 +63,7 @@ def tls_in_front_of(database_url: str, directory: Path) -> Iterator[str]:
     try:
         yield database_url.replace(f":{server.port}/", f":{listener.sockets[0].getsockname()[1]}/")
     finally:
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()

@@ -11,14 +11,14 @@ from email.parser import BytesParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loopwatch_monitor.addresses import Address
 from loopwatch_monitor.guard import Guard
 from loopwatch_monitor.hub import Hub
 from loopwatch_monitor.intake.status import BrokerStatus
-from loopwatch_monitor.listen import Address
 from loopwatch_monitor.server import Server
 from loopwatch_monitor.settings import Settings
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 """Seconds that anything may take on a slow machine."""
 
 

@@ -19,6 +19,12 @@ def _loops_end() -> Iterator[None]:
     close_loops()
 
 
+def _serving() -> threading.Thread:
+    """The thread of the shared loop."""
+    (thread,) = [one for one in threading.enumerate() if one.name == "loopwatch-loop"]
+    return thread
+
+
 def _in_a_thread(coroutine: Coroutine[object, object, None]) -> tuple[threading.Thread, list[BaseException]]:
     """Runs it in a thread, and what it raised there."""
     raised: list[BaseException] = []
@@ -76,11 +82,14 @@ def test_closing_lets_the_caller_of_a_coroutine_go_that_heeds_no_cancellation(mo
                 return
 
     thread, raised = _in_a_thread(stubborn())
-    assert started.wait(10)
+    assert started.wait(60)
+    serving = _serving()
     close_loops()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert isinstance(raised[0], asyncio.CancelledError)
+    serving.join(60)
+    assert not serving.is_alive()
     # The coroutine of the closed loop is ours to end: asyncio would complain of a pending task.
     tasks[0].get_coro().close()  # type: ignore[union-attr, unused-ignore]
     tasks[0]._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -112,17 +121,17 @@ def test_closing_lets_the_caller_of_a_coroutine_go_that_blocks_the_loop(monkeypa
 
     async def blocking() -> None:
         started.set()
-        over.wait(60)
+        over.wait(200)
 
     thread, raised = _in_a_thread(blocking())
     try:
-        assert started.wait(10)
-        (serving,) = [one for one in threading.enumerate() if one.name == "loopwatch-loop"]
+        assert started.wait(60)
+        serving = _serving()
         close_loops()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     finally:
         over.set()
-    serving.join(10)  # it ends as soon as it can, and closes its loop
+    serving.join(60)  # it ends as soon as it can, and closes its loop
     assert not serving.is_alive()
     assert isinstance(raised[0], asyncio.CancelledError)

@@ -42,6 +42,7 @@ def _afresh() -> Iterator[None]:
     yield
     close_loops()
     STALLS.configure(None)
+    wait_until(lambda: STALLS._permit == [True])  # the thread that looks would look at the next test, too
     STATS.reset()
 
 
@@ -104,8 +105,12 @@ def _stalls_in(function: str, stalls: Callable[[], list[str]]) -> list[str]:
 
 
 async def _go_on() -> None:
-    """The loop goes on: what blocks it from now on is another stall than one that a loaded machine has just made."""
-    await asyncio.sleep(2 * loop_lag.HEARTBEAT)
+    """The loop goes on: what blocks it from now on is another stall than one that a loaded machine has just made, which
+    has been looked at, or is about to be."""
+    (lag,) = loop_lag._lags
+    await _beaten(1)
+    while lag.seen or lag.overdue(time.monotonic()) >= 0:  # noqa: ASYNC110  # a beat tells nobody
+        await asyncio.sleep(0.01)
 
 
 def test_what_blocks_the_loop_is_its_lag(loop: asyncio.AbstractEventLoop) -> None:
@@ -307,6 +312,32 @@ def test_a_stall_that_no_thread_could_look_at_is_counted(
     assert STATS.value(catalogue.LOOP_STALLS) >= 1  # more, where a loaded machine has stalled the beats that follow
 
 
+def test_what_blocks_a_loop_that_went_on_under_the_look_is_looked_at(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or nobody would be told of it: it passed for one that had been looked at."""
+    lag, stalls = LoopLag(loop, "a loop"), Stalls()
+    stalls.add(lag)
+    stalls.threshold = 0.1  # only now: no thread looks, we do
+    lag.start()
+    lag.resume()
+    _block()
+
+    def read(_: object) -> str:
+        lag.pause()
+        return "the stack of something else"
+
+    with monkeypatch.context() as patched:
+        patched.setattr("loopwatch.stalls._told", read)
+        stalls.look(0.1)
+    assert caplog.text == ""
+    lag.resume()
+    _block()
+    stalls.look(0.1)
+    assert "in test_what_blocks_a_loop_that_went_on_under_the_look_is_looked_at\n" in caplog.text
+    lag.stop()
+
+
 def test_without_a_threshold_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[float] = []
 
@@ -366,7 +397,7 @@ def test_a_reported_process_s_loop_is_watched_while_the_block_runs(stalls: Calla
     async def serve() -> None:
         with reporter._watching("the event loop of 'api'", 0.2):
             assert STALLS.threshold == 0.2
-            await _beaten(2)
+            await _go_on()
             _block_until(lambda: _stalls_in("serve", stalls))
         assert STALLS.threshold == 0.1
         assert loop_lag._lags == []
@@ -387,7 +418,7 @@ def test_where_threads_are_greenlets_the_loop_itself_logs_the_stack_that_was_see
     """Not the native thread that looked: it must not wait for a lock of theirs."""
     code = f"""
 {patch}
-import asyncio, logging, threading
+import asyncio, logging, threading, time
 from loopwatch.loop_lag import LoopLag
 from loopwatch.stalls import STALLS, Stalls
 
@@ -407,6 +438,8 @@ async def block():
     lag.start()
     lag.resume()
     await asyncio.sleep(0.3)
+    while lag.seen or lag.overdue(time.monotonic()) >= 0:  # a stall that a loaded machine has made
+        await asyncio.sleep(0.01)
     while not lag.told:
         {sleep}(0.02)
     await asyncio.sleep(0.3)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ import pytest
 import yaml
 
 from dashboards import prometheus_rule
+from dashboards.alerts.monitor import JOBS
+from loopwatch_monitor.addresses import Address, parse_address
 from loopwatch_monitor.command import _command
 from loopwatch_monitor.webconfig import read_web_config
 from tests.integration.certificates import self_signed
@@ -73,6 +79,12 @@ def test_only_live_may_kill_and_ready_holds_traffic_back() -> None:
     assert "--web.open-health" in container()["args"]
 
 
+def test_it_listens_where_its_port_is_by_ipv4_and_ipv6() -> None:
+    args = container()["args"]
+    address = args[args.index("--web.listen-address") + 1]
+    assert [Address(port=port["containerPort"]) for port in container()["ports"]] == [parse_address(address)]
+
+
 def test_the_service_and_the_service_monitor_find_it() -> None:
     labels = MANIFESTS["deployment.yaml"]["spec"]["template"]["metadata"]["labels"]
     service = MANIFESTS["service.yaml"]
@@ -81,11 +93,16 @@ def test_the_service_and_the_service_monitor_find_it() -> None:
     assert port["targetPort"] in [port["name"] for port in container()["ports"]]
     monitor = MANIFESTS["servicemonitor.yaml"]["spec"]
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    # Also of an outage of the broker's, in which the monitor is not ready.
+    assert service["spec"]["publishNotReadyAddresses"] is True
     # The rules and dashboards ask for this job.
     assert service["metadata"]["labels"][monitor["jobLabel"]] == "loopwatch"
     (endpoint,) = monitor["endpoints"]
     assert endpoint["port"] == port["name"]
     assert endpoint["honorLabels"] is True
+    # One fleet a namespace: the rules tell fleets apart by their job, and ask for this beginning.
+    assert endpoint["relabelings"] == [{"sourceLabels": ["job", "namespace"], "separator": "-", "targetLabel": "job"}]
+    assert JOBS == 'job=~"loopwatch.*"'
 
 
 def test_the_rule_of_the_operator_is_the_rule_files() -> None:
@@ -109,9 +126,33 @@ def test_the_image_is_nobodys_root_and_asks_for_its_health() -> None:
     assert "/live" in last.partition("HEALTHCHECK")[2]
 
 
-def test_the_health_check_is_a_program() -> None:
-    (command,) = re.findall(r'CMD \["python", "-c", "(.*)"\]', DOCKERFILE)
-    compile(command.replace('\\"', '"'), "HEALTHCHECK", "exec")
+class Live(BaseHTTPRequestHandler):
+    """What the health check asks. ``status``: what it is told."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        """Answers."""
+        self.send_response(self.status if self.path == "/live" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nobody wants it."""
+
+
+@pytest.mark.parametrize("variable", ["LOOPWATCH_PORT", "CE_PORT"])
+def test_the_health_check_asks_the_monitor_wherever_it_listens(variable: str) -> None:
+    (line,) = re.findall(r"HEALTHCHECK .*\\\n +CMD (.*)", DOCKERFILE)
+    program, *arguments = json.loads(line)
+    assert program == "python"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Live) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # A proxy, as Docker's configuration may give one to each container, knows nothing of the container's own.
+        environment = os.environ | {variable: str(server.server_port), "HTTP_PROXY": "http://127.0.0.1:9"}
+        command = [sys.executable, *arguments]
+        for Live.status, code in ((200, 0), (503, 1)):
+            assert subprocess.run(command, env=environment, check=False).returncode == code
+        server.shutdown()
 
 
 def test_the_example_of_a_web_configuration_is_right(tmp_path: Path) -> None:
@@ -123,6 +164,10 @@ def test_the_example_of_a_web_configuration_is_right(tmp_path: Path) -> None:
     config = read_web_config(example)
     assert config.tls is not None
     assert [*config.users] == ["prometheus"]
+
+
+def test_the_unit_leaves_the_monitor_what_its_own_metrics_come_from() -> None:
+    assert not re.search(r"(?m)^ProcSubset=", UNIT.read_text())  # `pid` hides /proc/stat
 
 
 def test_systemd_knows_every_word_of_the_unit(tmp_path: Path) -> None:

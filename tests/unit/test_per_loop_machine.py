@@ -109,11 +109,11 @@ class Machine(RuleBasedStateMachine):
         self.forks = 0
 
     def run(self, loop: AbstractEventLoop, work: Coroutine[Any, Any, R]) -> R:
-        return self.threads[loop].submit(loop.run_until_complete, work).result(30)
+        return self.threads[loop].submit(loop.run_until_complete, work).result(60)
 
     def close(self, loop: AbstractEventLoop) -> None:
         with self.threads.pop(loop) as thread:
-            thread.submit(loop.close).result(30)
+            thread.submit(loop.close).result(60)
 
     @initialize(target=kinds, asynchronous=st.booleans())
     def begin(self, asynchronous: bool) -> Kind:

@@ -25,7 +25,10 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 @pytest.fixture(autouse=True)
-def _loops_end() -> Iterator[None]:
+def _loops_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # A loop that a loaded machine keeps from its end is waited for.
+    monkeypatch.setattr("loopwatch.runner.CLOSE_TIMEOUT", 60.0)
+    monkeypatch.setattr("loopwatch.runner.CANCEL_TIMEOUT", 60.0)
     yield
     close_loops()
 

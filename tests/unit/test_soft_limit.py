@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import random
 import signal
@@ -32,16 +33,29 @@ def _pool_child() -> Iterator[None]:
 
 def _run(coroutine: Coroutine[object, object, T], limit: float = 0.02, *, shared: bool = False) -> T:
     """Runs it with a soft limit (seconds) that begins once it runs."""
-    timer = threading.Timer(limit, os.kill, (os.getpid(), signal.SIGUSR1))
+
+    def tell() -> None:
+        while inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            time.sleep(0)
+        time.sleep(limit)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    teller = threading.Thread(target=tell)
 
     async def limited() -> T:
-        timer.start()
+        teller.start()
         return await coroutine
 
     try:
         return run_async(limited(), shared=shared)
     finally:
-        timer.join()
+        teller.join()
+
+
+@pytest.fixture
+def _no_insisting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What yields to its loop is not interrupted in place, however long a loaded machine keeps it from that."""
+    monkeypatch.setattr("loopwatch.soft_limit.GRACE", 600.0)
 
 
 async def _busy() -> None:
@@ -63,6 +77,7 @@ def test_a_busy_loop_always_sees_the_limit() -> None:
             _run(_busy(), random.uniform(0.0, 0.01))
 
 
+@pytest.mark.usefixtures("_no_insisting")
 def test_the_coroutine_has_ended_before_the_exception_leaves() -> None:
     log: list[str] = []
 
@@ -80,19 +95,18 @@ def test_the_coroutine_has_ended_before_the_exception_leaves() -> None:
 
 
 def test_blocking_code_is_interrupted_where_it_blocks() -> None:
-    started = time.monotonic()
     log: list[str] = []
 
     async def block() -> None:
         try:
-            time.sleep(30)  # noqa: ASYNC251
+            time.sleep(60)  # noqa: ASYNC251
+            log.append("slept on")
         finally:
             await asyncio.sleep(0)
             log.append("cleaned up")
 
     with pytest.raises(SoftTimeLimitExceeded):
         _run(block())
-    assert time.monotonic() - started < 20
     assert log == ["cleaned up"]
 
 
@@ -145,6 +159,7 @@ def test_the_limit_can_be_handled_where_it_blocks() -> None:
     assert _run(block()) == "handled"
 
 
+@pytest.mark.usefixtures("_no_insisting")
 def test_the_limit_can_be_handled_as_a_cancellation() -> None:
     async def work() -> str:
         try:
@@ -177,7 +192,8 @@ def test_a_cancellation_that_is_not_the_limits_stays_one() -> None:
         run_async(cancelled())
 
 
-def test_on_the_shared_loop_the_limit_cancels_too() -> None:
+def test_on_the_shared_loop_the_limit_cancels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwatch.runner.CANCEL_TIMEOUT", 60.0)
     log: list[str] = []
 
     async def work() -> None:

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from loopwatch_monitor.intake.decode import AnyEvent, OtherEvent, accepts, decode
+from loopwatch_monitor.intake.decode import accepts, decode
+from loopwatch_monitor.intake.events import AnyEvent, OtherEvent
 
 __all__ = ["LOST_REASONS", "Batch", "Sink"]
 

@@ -21,9 +21,8 @@ from loopwatch_monitor.intake.batch import Batch, Sink
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.intake.thread import ASK_SECONDS, CONNECT_TIMEOUT, Intake
 from loopwatch_monitor.intake.tls_options import kombu_ssl
-from loopwatch_monitor.intake.urls import masked, passwords
 
-__all__ = ["KombuIntake"]
+__all__ = ["KombuIntake", "connect"]
 
 WAIT_SECONDS = 1.0
 READ_BYTES = 256 * 1024
@@ -68,8 +67,7 @@ class KombuIntake(Intake):
         options: Mapping[str, object] | None = None,
         ssl_options: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(sink=sink, status=status)
-        self._url = url
+        super().__init__(url, options or {}, sink=sink, status=status)
         self._ssl = kombu_ssl(url, ssl_options or {})
         self._exchange = exchange
         self._options = dict(options or {})
@@ -90,19 +88,7 @@ class KombuIntake(Intake):
                 self._drain(connection, channel)
 
     def _connect(self) -> Connection:
-        connection = Connection(
-            self._url,
-            connect_timeout=CONNECT_TIMEOUT,
-            heartbeat=10,
-            transport_options=dict(self._options),
-            ssl=self._ssl,
-        )
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT)
-        except BaseException:
-            connection.release()
-            raise
-        return connection
+        return connect(self._url, timeout=CONNECT_TIMEOUT, options=self._options, ssl=self._ssl, heartbeat=10)
 
     def _queue(self, connection: Connection) -> Queue:
         """Ours alone, and gone with its connection. It keeps more and for longer than Celery's own event queues (5
@@ -140,11 +126,19 @@ class KombuIntake(Intake):
         batch.malformed["envelope"] += 1
         self._sink(batch)
 
-    def _masked(self) -> str:
-        return masked(self._url)
 
-    def _secrets(self) -> list[str]:
-        return passwords(self._url)
+def connect(
+    url: str, *, timeout: float, options: Mapping[str, object], ssl: dict[str, Any] | bool, heartbeat: int = 0
+) -> Connection:
+    """A connection to the first server that can be had, each of which has ``timeout`` seconds: one that hangs must not
+    keep us from the next."""
+    connection = Connection(url, connect_timeout=timeout, heartbeat=heartbeat, transport_options=dict(options), ssl=ssl)
+    try:
+        connection.ensure_connection(max_retries=url.count(";"), interval_start=0)
+    except BaseException:
+        connection.release()
+        raise
+    return connection
 
 
 def _hasten(connection: Any, channel: Any) -> None:

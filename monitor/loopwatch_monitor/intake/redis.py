@@ -21,7 +21,6 @@ from loopwatch_monitor.intake.redis_backlog import Backlog
 from loopwatch_monitor.intake.redis_link import Link, subscribe
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.intake.thread import Intake
-from loopwatch_monitor.intake.urls import masked, passwords
 
 __all__ = ["RedisIntake"]
 
@@ -61,8 +60,7 @@ class RedisIntake(Intake):
         ssl_options: Mapping[str, Any] | None = None,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
-        super().__init__(sink=sink, status=status)
-        self._url = url
+        super().__init__(url, options or {}, sink=sink, status=status)
         self._address = parse_address(url, exchange=exchange, options=options, ssl_options=ssl_options)
         self._backlog = Backlog(buffer_bytes)
         self._cut_offs: int | None = None
@@ -112,7 +110,7 @@ class RedisIntake(Intake):
         if batch.lost["disconnected"]:
             logger.warning(
                 "events_lost_by_disconnection",
-                broker=self._masked(),
+                broker=self._masked,
                 cause="Redis closed the connection before all was sent: it ended, or what it was kept for us reached "
                 "its client-output-buffer-limit",
                 fix='if that is it, raise the limit: CONFIG SET client-output-buffer-limit "pubsub 256mb 64mb 60"',
@@ -131,9 +129,3 @@ class RedisIntake(Intake):
         with suppress(hiredis.ProtocolError):
             self._decode(seconds)
         super()._rest(max(end - time.monotonic(), 0.0))
-
-    def _masked(self) -> str:
-        return masked(self._url)
-
-    def _secrets(self) -> list[str]:
-        return [*passwords(self._url), *(end.password for end in self._address.endpoints if end.password)]

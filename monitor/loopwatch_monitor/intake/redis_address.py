@@ -20,6 +20,10 @@ __all__ = ["Address", "Endpoint", "is_redis", "make_tls", "parse_address"]
 TRANSPORTS = {"redis", "rediss", "sentinel"}
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379}
 _CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_TLS_OPTIONS = (
+    *("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"),
+    *("ssl_password", "ssl_check_hostname", "ssl_ciphers"),
+)
 _MAGIC = re.compile(r"([*?\[\]\\^])")
 
 
@@ -144,12 +148,9 @@ def _sentinel(url: str, kwargs: Any) -> Endpoint:
 def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext:
     """Verifies the server unless told not to. redis-py's names of the options; those that cannot work are a
     `ValueError`."""
-    unknown = options.keys() - {
-        *("ssl_cert_reqs", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"),
-        *("ssl_password", "ssl_check_hostname", "ssl_ciphers"),
-    }
+    unknown = options.keys() - _TLS_OPTIONS
     if unknown:
-        raise ValueError(f"the TLS option {min(unknown)} is not known; ssl_cert_reqs and ssl_ca_certs are")
+        raise ValueError(f"the TLS option {min(unknown)} is not known; known are {', '.join(_TLS_OPTIONS)}")
     reqs = _cert_reqs(options.get("ssl_cert_reqs", "required"))
     context = ssl.create_default_context()
     context.check_hostname = reqs != ssl.CERT_NONE and str(options.get("ssl_check_hostname", True)).lower() != "false"
@@ -164,7 +165,8 @@ def make_tls(options: Mapping[str, Any]) -> ssl.SSLContext:
                 options["ssl_certfile"], options.get("ssl_keyfile"), password=options.get("ssl_password") or ""
             )
     except OSError as error:  # ssl's own errors are some, too
-        raise ValueError(f"the TLS options' files cannot be used: {error}") from None
+        given = ", ".join(f"{name}={value}" for name, value in options.items() if name != "ssl_password")
+        raise ValueError(f"the TLS options or their files cannot be used ({given}): {error}") from None
     return context
 
 
@@ -180,10 +182,10 @@ def _cert_reqs(value: Any) -> ssl.VerifyMode:
 def _database(found: Parts) -> int:
     socket = found.scheme.endswith("+socket")
     number = found.query.get("virtual_host", "0") if socket else (found.path or "0")
-    try:
-        return int(number.strip("/") or 0)
-    except ValueError:
-        raise ValueError(f"Redis' database must be a number, not {number!r}") from None
+    digits = number.strip("/") or "0"
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f"Redis' database must be a number, not {number!r}")
+    return int(digits)
 
 
 def _fanout(database: int, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -194,5 +196,11 @@ def _fanout(database: int, options: Mapping[str, Any]) -> tuple[str, ...]:
     """
     prefix = options.get("fanout_prefix", True)
     template = prefix if isinstance(prefix, str) else "/{db}." if prefix else ""
-    templates = (template.format(db=database), *((template,) if options.get("sentinel_fanout_compat") else ()))
+    try:
+        own = template.format(db=database)
+    except (AttributeError, LookupError, ValueError):
+        raise ValueError(
+            f"the transport option fanout_prefix may hold {{db}} and no other braces, not {prefix!r}"
+        ) from None
+    templates = (own, *((template,) if options.get("sentinel_fanout_compat") else ()))
     return tuple(f"{options.get('global_keyprefix') or ''}{template}" for template in dict.fromkeys(templates))

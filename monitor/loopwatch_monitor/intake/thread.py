@@ -9,11 +9,14 @@ from __future__ import annotations
 import random
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
 from loopwatch_monitor.intake.batch import Sink
 from loopwatch_monitor.intake.status import BrokerStatus, BrokerUnreachableError
+from loopwatch_monitor.intake.urls import masked, passwords, reason
 
 __all__ = ["ASK_SECONDS", "CONNECT_TIMEOUT", "Intake"]
 
@@ -30,6 +33,8 @@ class Intake(ABC):
     """Consumes events in a thread.
 
     Args:
+        url: the broker's URL, of which the log tells all but the passwords.
+        options: for its transport.
         sink: called in the thread with what was read.
         status: kept true to the state of the connection.
 
@@ -37,8 +42,11 @@ class Intake(ABC):
         retry_seconds: the longest pause between two attempts to connect; 0 = `BACKOFF_SECONDS`'.
     """
 
-    def __init__(self, *, sink: Sink, status: BrokerStatus) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any], *, sink: Sink, status: BrokerStatus) -> None:
         self.retry_seconds = 0.0
+        self._url = url
+        self._masked = masked(url)
+        self._secrets = passwords(url, options)
         self._sink = sink
         self._status = status
         self._stopping = threading.Event()
@@ -49,7 +57,7 @@ class Intake(ABC):
         try:
             self._try()
         except Exception as error:  # noqa: BLE001  # any of a dozen libraries' errors says the same
-            raise BrokerUnreachableError(f"{self._masked()}: {self._reason(error)}") from None
+            raise BrokerUnreachableError(f"{self._masked}: {reason(error, self._secrets)}") from None
 
     def start(self) -> None:
         """Begins to consume."""
@@ -69,21 +77,13 @@ class Intake(ABC):
     def _consume(self) -> None:
         """Connects, and consumes until ``_stopping`` is set; raises when the connection cannot be made or is lost."""
 
-    @abstractmethod
-    def _masked(self) -> str:
-        """The broker's address without its password."""
-
-    @abstractmethod
-    def _secrets(self) -> list[str]:
-        """What must not be shown."""
-
     def _rest(self, seconds: float) -> None:
         """Passes the time until the next attempt to connect."""
         self._stopping.wait(seconds)
 
     def _connected(self) -> None:
         self._status.connected()
-        logger.info("broker_connected", broker=self._masked())
+        logger.info("broker_connected", broker=self._masked)
 
     def _run(self) -> None:
         attempt = 0
@@ -95,18 +95,12 @@ class Intake(ABC):
                 pause = _backoff(attempt, self.retry_seconds)
                 logger.warning(
                     "broker_lost" if self._status.up else "broker_unreachable",
-                    broker=self._masked(),
-                    error=self._reason(error),
+                    broker=self._masked,
+                    error=reason(error, self._secrets),
                     retry_in_seconds=round(pause, 2),
                 )
                 self._status.disconnected()
                 self._rest(pause)
-
-    def _reason(self, error: BaseException) -> str:
-        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        for secret in self._secrets():
-            text = text.replace(secret, "**")
-        return text
 
 
 def _backoff(attempt: int, most: float) -> float:

@@ -1,15 +1,19 @@
-"""A broker's URL, read as kombu reads it; without its password; and the passwords that no text may show.
+"""A broker's URL, read as kombu reads it; without its password; and what an error says, without any.
 
 Of our own, as kombu is not imported where the broker is Redis: it is a fifth of our memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-__all__ = ["Parts", "masked", "passwords", "split"]
+__all__ = ["Parts", "masked", "passwords", "reason", "split"]
+
+
+_KEYS = frozenset({"azurestoragequeues"})
+"""Transports in whose URLs the user is the key: there is no password beside it."""
 
 
 class Parts(NamedTuple):
@@ -54,16 +58,38 @@ def masked(url: str) -> str:
 
 
 def _masked(parts: Parts) -> str:
-    user = quote(parts.username, safe="") + (":**" if parts.password else "")
+    name = "**" if parts.username and parts.scheme in _KEYS else quote(parts.username, safe="")
+    user = name + (":**" if parts.password else "")
     at, port = "@" if user else "", f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{user}{at}{quote(parts.host, safe='')}{port}/{parts.path}"
 
 
-def passwords(url: str) -> list[str]:
-    """Every password in the URL, as it is and as it is written there.
+def passwords(url: str, options: Mapping[str, Any] | None = None) -> list[str]:
+    """Every password in the URL, as it is and as it is written there; and those in the transport's options.
 
-    >>> passwords("redis://:p%40ss@host;redis://host")
-    ['p@ss', 'p%40ss']
+    >>> passwords("redis://:p%40ss@host;redis://host", {"sentinel_kwargs": {"password": "other"}})
+    ['p@ss', 'p%40ss', 'other']
     """
-    found = [split(part).password for part in url.split(";")]
-    return [text for password in found if password for text in dict.fromkeys((password, quote(password, safe="")))]
+    found = [part.username if part.scheme in _KEYS else part.password for part in map(split, url.split(";"))]
+    written = [text for password in found if password for text in dict.fromkeys((password, quote(password, safe="")))]
+    return [*written, *_passwords_in(options or {})]
+
+
+def _passwords_in(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _passwords_in(value)
+        elif value and ("password" in name or "secret" in name):
+            yield str(value)
+
+
+def reason(error: BaseException, secrets: Iterable[str]) -> str:
+    """What the error says, in one line, without the secrets: Redis repeats a command that it does not know.
+
+    >>> reason(OSError("unknown command 'AUTH', with args beginning with: 'p4ss'"), ["p4ss"])
+    "unknown command 'AUTH', with args beginning with: '**'"
+    """
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    for secret in secrets:
+        text = text.replace(secret, "**")
+    return text

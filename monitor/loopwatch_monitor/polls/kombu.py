@@ -12,6 +12,7 @@ from celery import Celery
 from kombu import Connection
 from kombu.transport.virtual import Channel as VirtualChannel
 
+from loopwatch_monitor.intake.kombu import connect
 from loopwatch_monitor.intake.tls_options import kombu_ssl
 from loopwatch_monitor.polls.answers import COMMANDS, GATHER_SECONDS, SILENCE_SECONDS, Answers
 from loopwatch_monitor.polls.questions import ANSWER_SECONDS, QUEUES_SECONDS
@@ -56,11 +57,14 @@ class KombuQuestions:
         """See `loopwatch_monitor.polls.questions.Questions`. One broadcast after the other."""
         answers = Answers()
         with Celery(broker=self._url, set_as_current=False) as app, self._connect() as connection:
-            app.conf.update(accept_content=["json"], broker_transport_options=dict(self._options))
+            app.conf.update(accept_content=["json"])
+            # Or it would publish by connections of the application's own, which know neither our patience nor our TLS.
+            control: Any = app.control
+            control.mailbox.producer_pool = None
             for command in COMMANDS:
                 gather = _gatherer(answers, time.monotonic() + GATHER_SECONDS)
                 with suppress(_LateError):
-                    app.control.broadcast(
+                    control.broadcast(
                         command, connection=connection, reply=True, timeout=SILENCE_SECONDS, callback=gather
                     )
         return answers.by_worker
@@ -70,18 +74,12 @@ class KombuQuestions:
         patience: dict[str, Any] = {}
         if self._url.startswith(("amqp", "pyamqp")):
             patience = {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
-        connection = Connection(
+        return connect(
             self._url,
-            connect_timeout=ANSWER_SECONDS,
-            transport_options=patience | dict(self._options),
+            timeout=ANSWER_SECONDS,
+            options=patience | dict(self._options),
             ssl=kombu_ssl(self._url, self._ssl_options),
         )
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=ANSWER_SECONDS)
-        except BaseException:
-            connection.release()
-            raise
-        return connection
 
 
 def _ask(connection: Connection, name: str) -> Depth | None:

@@ -17,8 +17,8 @@ WORKER_SECONDS = 60.0
 def make_polls(settings: Settings, hub: Hub) -> list[Poll]:
     """The polls of a broker, not started. The workers are asked each time, whatever they tell by themselves: some may
     send nothing at all, and are known by their answers alone."""
-    url = settings.broker_url
-    ask = make_questions(url, options=settings.broker_transport_options, ssl_options=settings.broker_ssl_options)
+    url, options = settings.broker_url, settings.broker_transport_options
+    ask = make_questions(url, options=options, ssl_options=settings.broker_ssl_options)
     met: set[str] = set()
 
     def queues() -> None:
@@ -30,10 +30,13 @@ def make_polls(settings: Settings, hub: Hub) -> list[Poll]:
         met.intersection_update(hub.strangers())
 
     return [
-        Poll(QUEUES, url=url, seconds=QUEUE_SECONDS, ask=queues, failed=lambda: hub.unanswered(QUEUES)),
+        Poll(
+            QUEUES, url=url, options=options, seconds=QUEUE_SECONDS, ask=queues, failed=lambda: hub.unanswered(QUEUES)
+        ),
         Poll(
             WORKERS,
             url=url,
+            options=options,
             seconds=WORKER_SECONDS,
             ask=workers,
             failed=lambda: hub.unanswered(WORKERS),

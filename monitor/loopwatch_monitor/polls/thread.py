@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
 
-from loopwatch_monitor.intake.urls import masked, passwords
+from loopwatch_monitor.intake.urls import masked, passwords, reason
 
 __all__ = ["Poll"]
 
@@ -22,7 +23,8 @@ class Poll:
 
     Args:
         name: as in the metrics.
-        url: the broker's, for the log (without its password).
+        url: the broker's, for the log, which tells all but the passwords.
+        options: for its transport.
         seconds: from one question to the next.
         ask: asks and hands on the answer; what it raises is counted and logged.
         failed: told that there was no answer.
@@ -34,13 +36,15 @@ class Poll:
         name: str,
         *,
         url: str,
+        options: Mapping[str, Any] | None = None,
         seconds: float,
         ask: Callable[[], None],
         failed: Callable[[], None],
         hurry: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name = name
-        self._url = url
+        self._masked = masked(url)
+        self._secrets = passwords(url, options)
         self._seconds = seconds
         self._ask = ask
         self._failed = failed
@@ -72,15 +76,9 @@ class Poll:
         except Exception as error:  # noqa: BLE001  # any of a dozen libraries' errors says the same
             self._failed()
             if not self._failing and not self._stopping.is_set():
-                logger.warning("poll_failed", poll=self.name, broker=masked(self._url), error=self._reason(error))
+                logger.warning("poll_failed", poll=self.name, broker=self._masked, error=reason(error, self._secrets))
             self._failing = True
         else:
             if self._failing:
-                logger.info("poll_answered", poll=self.name, broker=masked(self._url))
+                logger.info("poll_answered", poll=self.name, broker=self._masked)
             self._failing = False
-
-    def _reason(self, error: BaseException) -> str:
-        text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        for secret in passwords(self._url):
-            text = text.replace(secret, "**")
-        return text

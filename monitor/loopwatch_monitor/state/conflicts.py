@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from loopwatch.conflicts import Conflict, classify
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake.decode import TaskFailed, TaskRetried
+from loopwatch_monitor.intake.events import TaskFailed, TaskRetried
 from loopwatch_monitor.state.labels import Labels
 from loopwatch_monitor.state.ledger import Ledger, Now
 
-__all__ = ["HOLD_SECONDS", "EventConflicts"]
+__all__ = ["HOLD_SECONDS", "EventConflicts", "shorten"]
 
 HOLD_SECONDS = 15.0
 """Three intervals of a reporter's default of 5 seconds."""
@@ -136,6 +136,12 @@ class EventConflicts:
             return True
         self._ledger.dropped[catalogue.LOOP_CONFLICTS.name] += 1
         return False
+
+
+def shorten(event: TaskFailed | TaskRetried) -> None:
+    """Leaves of its texts what is searched: they may be megabytes."""
+    event.exception = _searched(event.exception) if event.exception else None
+    event.traceback = _searched(event.traceback) if event.traceback else None
 
 
 def _conflict_in(event: TaskFailed | TaskRetried) -> Conflict | None:

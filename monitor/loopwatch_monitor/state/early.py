@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from loopwatch_monitor.intake.decode import TaskEvent
+from loopwatch_monitor.intake.events import TaskEvent
 from loopwatch_monitor.state.ledger import Now
 
 __all__ = ["PATIENCE_SECONDS", "Early"]

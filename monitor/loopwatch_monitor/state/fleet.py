@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
 from loopwatch_monitor.intake.batch import LOST_REASONS
-from loopwatch_monitor.state.conflicts import EventConflicts
+from loopwatch_monitor.intake.decode import REASONS
+from loopwatch_monitor.state.conflicts import EventConflicts, shorten
 from loopwatch_monitor.state.early import Early
 from loopwatch_monitor.state.labels import MAX_LENGTH, Labels, cut
 from loopwatch_monitor.state.ledger import Ledger, Now
@@ -58,7 +59,7 @@ class Fleet:
         wait_buckets: tuple[float, ...] = catalogue.TASK_QUEUE_WAIT.buckets,
         default_queue: str = "celery",
         on_duplicate: Callable[[str], None] = lambda hostname: None,
-        on_conflict: Callable[[decode.ConflictReport], None] = lambda report: None,
+        on_conflict: Callable[[events.ConflictReport], None] = lambda report: None,
         max_tasks: int = MAX_TASKS,
         queues: tuple[str, ...] = (),
         slots: bool = True,
@@ -68,9 +69,9 @@ class Fleet:
         self.labels = labels
         self.ledger = ledger = Ledger()
         # From the start: `increase` of a series that is born at 1 is 0, and a first drop may be the only one.
-        ledger.events.update(dict.fromkeys(decode.KINDS, 0))
+        ledger.events.update(dict.fromkeys(events.KINDS, 0))
         ledger.dropped.update(dict.fromkeys(_BOUNDED, 0))
-        ledger.malformed.update(dict.fromkeys(decode.REASONS, 0))
+        ledger.malformed.update(dict.fromkeys(REASONS, 0))
         ledger.lost.update(dict.fromkeys(LOST_REASONS, 0))
         ledger.evictions.update({"tasks": 0})
         self.workers = Workers(timeout=worker_timeout, purge=purge)
@@ -99,32 +100,32 @@ class Fleet:
         self._on_conflict = on_conflict
         tasks = self.tasks
         self._folds: dict[type, Callable[[Any, Now], object]] = {
-            decode.Snapshot: self._fold_snapshot,
-            decode.WorkerOnline: self._fold_beat,
-            decode.WorkerHeartbeat: self._fold_beat,
-            decode.WorkerOffline: lambda event, now: self._known(self.workers.left(event.hostname, now)),
-            decode.TaskSent: self._fold_sent,
-            decode.ConflictReport: lambda event, now: self._on_conflict(event),
+            events.Snapshot: self._fold_snapshot,
+            events.WorkerOnline: self._fold_beat,
+            events.WorkerHeartbeat: self._fold_beat,
+            events.WorkerOffline: lambda event, now: self._known(self.workers.left(event.hostname, now)),
+            events.TaskSent: self._fold_sent,
+            events.ConflictReport: lambda event, now: self._on_conflict(event),
         }
         self._task_folds: dict[type, Callable[[Any], tuple[str, str] | None]] = {
-            decode.TaskReceived: tasks.received,
-            decode.TaskStarted: tasks.started,
-            decode.TaskSucceeded: tasks.succeeded,
-            decode.TaskFailed: tasks.failed,
-            decode.TaskRetried: tasks.retried,
-            decode.TaskRevoked: tasks.revoked,
-            decode.TaskRejected: tasks.rejected,
+            events.TaskReceived: tasks.received,
+            events.TaskStarted: tasks.started,
+            events.TaskSucceeded: tasks.succeeded,
+            events.TaskFailed: tasks.failed,
+            events.TaskRetried: tasks.retried,
+            events.TaskRevoked: tasks.revoked,
+            events.TaskRejected: tasks.rejected,
         }
         for kind in self._task_folds:
             self._folds[kind] = self._fold_worked
 
-    def fold(self, event: decode.AnyEvent | decode.OtherEvent, now: Now) -> None:
+    def fold(self, event: events.AnyEvent | events.OtherEvent, now: Now) -> None:
         """Takes in one event."""
         ledger = self.ledger
         ledger.events[event.kind] += 1
         ledger.last_event = now.wall
         fold = self._folds.get(type(event))
-        if fold is None or isinstance(event, decode.OtherEvent):
+        if fold is None or isinstance(event, events.OtherEvent):
             return
         ledger.lag = max(now.wall - event.timestamp, 0.0)
         if len(event.hostname) > MAX_LENGTH:
@@ -178,7 +179,7 @@ class Fleet:
                 continue
             if node is not None and speaks:
                 if node.info.kind == "celery":
-                    yield hostname, tuple(map(cut, node.info.queues)), node.info.slots
+                    yield hostname, tuple(node.info.queues), node.info.slots
             elif host is not None:
                 yield hostname, host.queues, host.processes
 
@@ -195,14 +196,14 @@ class Fleet:
         """Learns a worker's queues, or forgets a worker that is gone. Asked of each event, so it stands ready."""
         node, host = self.processes.nodes.get(hostname), self.workers.hosts.get(hostname)
         told = host.queues if host is not None else ()
-        queues = tuple(map(cut, node.info.queues)) if node is not None else told
+        queues = tuple(node.info.queues) if node is not None else told
         self.queues.learn(queues)
         if len(queues) == 1:
             self._only_queues[hostname] = queues[0]
         else:
             self._only_queues.pop(hostname, None)
 
-    def _fold_snapshot(self, event: decode.Snapshot, now: Now) -> None:
+    def _fold_snapshot(self, event: events.Snapshot, now: Now) -> None:
         self.processes.fold(event, now)
         self._note_queues(event.hostname)
 
@@ -210,33 +211,42 @@ class Fleet:
         for event in self.early.due(now):
             self._fold_task(event, now)
 
-    def _fold_beat(self, event: decode.WorkerOnline | decode.WorkerHeartbeat, now: Now) -> None:
+    def _fold_beat(self, event: events.WorkerOnline | events.WorkerHeartbeat, now: Now) -> None:
         self._known(self.workers.beat(event.hostname, event.active, event.processed, now))
 
-    def _fold_sent(self, event: decode.TaskSent, now: Now) -> None:
+    def _fold_sent(self, event: events.TaskSent, now: Now) -> None:
         if self._known(self.workers.seen(event.hostname, now)):
             self.tasks.sent(event, now)
         for early in self.early.release(event.uuid):
             self._fold_task(early, now)
 
-    def _fold_worked(self, event: decode.TaskEvent, now: Now) -> None:
+    def _fold_worked(self, event: events.TaskEvent, now: Now) -> None:
         if not self._known(self.workers.worked(event.hostname, now)):
             return
         if self.tasks.awaits_sent(event):
+            _slim(event)
             self.early.hold(event, now)
             self._fold_due(now)
         else:
             self._fold_task(event, now)
 
-    def _fold_task(self, event: decode.TaskEvent, now: Now) -> None:
+    def _fold_task(self, event: events.TaskEvent, now: Now) -> None:
         about = self._task_folds[type(event)](event)
         if about is None:
             return
         host = self.workers.hosts.get(event.hostname)
-        if host is not None and isinstance(event, (decode.TaskFailed, decode.TaskRetried)):
+        if host is not None and isinstance(event, (events.TaskFailed, events.TaskRetried)):
             self.conflicts.note(event, *about, host.first_seen, now)
 
     def _known(self, host: Host | None) -> bool:
         if host is None:
             self.ledger.dropped[catalogue.WORKER_UP.name] += 1
         return host is not None
+
+
+def _slim(event: events.TaskEvent) -> None:
+    """Leaves what will be used: an event may be of megabytes, and many may wait."""
+    if isinstance(event, events.TaskReceived):
+        event.name = cut(event.name or "") or None
+    elif isinstance(event, (events.TaskFailed, events.TaskRetried)):
+        shorten(event)

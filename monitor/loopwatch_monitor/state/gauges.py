@@ -9,7 +9,7 @@ from typing import TypeVar
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Labels as Values
-from loopwatch_monitor.intake.decode import Snapshot
+from loopwatch_monitor.intake.events import Snapshot
 from loopwatch_monitor.state.labels import cut
 from loopwatch_monitor.state.ledger import Ledger
 from loopwatch_monitor.state.totals import full_labels
@@ -28,11 +28,11 @@ MAX_ROWS = 20_000
 _HIGHEST = frozenset({catalogue.POOL_CONNECTIONS_PEAK})
 
 
-def read_gauges(snapshot: Snapshot, ledger: Ledger, *, slots: bool = True) -> Gauges:
-    """All gauges of families that we know; a row that is not what its family says is counted and left out. Without
-    ``slots``, all slots are one: the sum, or the highest, of each."""
+def read_gauges(snapshot: Snapshot, ledger: Ledger, *, slots: bool = True, room: int = MAX_ROWS) -> Gauges:
+    """All gauges of families that we know, or as many as there is ``room`` for; a row that is not what its family says
+    is counted and left out. Without ``slots``, all slots are one: the sum, or the highest, of each."""
     gauges: Gauges = {}
-    rest = MAX_ROWS
+    rest = max(min(room, MAX_ROWS), 0)
     for slot, table in snapshot.gauges.items():
         place = cut(slot) if slots else ALL_SLOTS
         for family, rows in table.items():

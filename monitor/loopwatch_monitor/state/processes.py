@@ -20,9 +20,9 @@ from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Labels as Values
 from loopwatch.telemetry.wire import Value
-from loopwatch_monitor.intake.decode import Snapshot, SnapshotInfo
+from loopwatch_monitor.intake.events import Snapshot, SnapshotInfo
 from loopwatch_monitor.state.gauges import Databases, Gauges, databases, merge_gauges, merge_rows, read_gauges
-from loopwatch_monitor.state.labels import Labels
+from loopwatch_monitor.state.labels import Labels, cut
 from loopwatch_monitor.state.ledger import Ledger, Now
 from loopwatch_monitor.state.totals import Totals, full_labels, grown, highest
 
@@ -33,6 +33,10 @@ MAX_GAUGES = 50_000
 MAX_BOOTS = 64
 """Lives of one node name that are remembered: restarts, and an API's processes."""
 MAX_BOOT_ROWS = 20_000
+MAX_ROWS = 1_000_000
+"""Counters, and gauges, of all lives that are remembered. A life takes a few hundred; anybody may make them up."""
+BOOT_SECONDS = 600.0
+"""A life that was silent for so long is over, and takes no more room: what it counted is in the totals."""
 MAX_FORGOTTEN = 1_000
 MAX_QUEUES = 100
 MAX_INTERVAL = 60.0
@@ -83,6 +87,9 @@ class Processes:
         on_duplicate: told the node name when two live nodes are found under it.
         slots: whether the slots of a node are told apart.
         limit: the most nodes.
+
+    Attributes:
+        rows, gauges: counters and gauges of all lives that are remembered; ``rows_limit``: the most of each.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class Processes:
         self._on_duplicate = on_duplicate
         self._slots = slots
         self.limit = limit
+        self.rows, self.gauges, self.rows_limit = 0, 0, MAX_ROWS
         self.nodes: dict[str, Node] = {}
         self._gauge_rows: Counter[Metric] = Counter()
         self._consumed = 0
@@ -151,18 +159,23 @@ class Processes:
             silent = [name for name in node.shown if now.monotonic - node.boots[name].seen >= patience]
             if silent:
                 for name in silent:
-                    del node.shown[name]
+                    self._hide(node, name)
                 self._show(node)
             others = (boot.seen for name, boot in node.boots.items() if name != node.boot)
             node.duplicated = node.duplicated and now.monotonic - max(others, default=-patience) < patience
-            if purge and self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
+            if not purge:
+                continue
+            if self._purge and now.monotonic - max(boot.seen for boot in node.boots.values()) >= self._purge:
                 purged.add(hostname)
+            for name in [name for name, boot in node.boots.items() if now.monotonic - boot.seen >= BOOT_SECONDS]:
+                if name != node.boot:
+                    self._forget(node, name)
         for hostname in purged:
             node = self.nodes.pop(hostname)
-            node.shown.clear()
+            for name in [*node.boots]:
+                self._forget(node, name)
             self._show(node)
             self._consumed -= len(node.info.queues)
-            self._forgotten.extend(node.boots)
         self._totals.drop(purged)
         return purged
 
@@ -186,15 +199,25 @@ class Processes:
         if event.boot in self._forgotten:
             # What it had counted before is in the totals: what it counted since is lost, rather than all counted twice.
             boot.counters = {(metric, values): value for metric, values, value in self._rows(event)}
+            self.rows += len(boot.counters)
         if not event.stopping and event.info.kind != "process":
-            node.shown.clear()  # the newest life is the one to show
+            for name in [*node.shown]:
+                self._hide(node, name)  # the newest life is the one to show
         node.boots[event.boot] = boot
         if len(node.boots) > MAX_BOOTS:
             oldest = min(node.boots, key=lambda name: node.boots[name].seen if name != event.boot else float("inf"))
-            del node.boots[oldest]
-            node.shown.pop(oldest, None)
-            self._forgotten.append(oldest)
+            self._forget(node, oldest)
         return boot
+
+    def _forget(self, node: Node, name: str) -> None:
+        """Ends a life for good."""
+        self.rows -= len(node.boots.pop(name).counters)
+        self._hide(node, name)
+        self._forgotten.append(name)
+
+    def _hide(self, node: Node, name: str) -> None:
+        """Ends a life's gauges."""
+        self.gauges -= sum(map(len, node.shown.pop(name, {}).values()))
 
     def _note_duplicate(self, node: Node, event: Snapshot) -> None:
         """An older life that goes on speaking while a newer one does is a second process under one name."""
@@ -210,9 +233,11 @@ class Processes:
         conflict = False
         for metric, values, value in self._rows(event):
             before = boot.counters.get((metric, values))
-            if before is None and len(boot.counters) >= MAX_BOOT_ROWS:
-                self._ledger.dropped[metric.name] += 1
-                continue
+            if before is None:
+                if len(boot.counters) >= MAX_BOOT_ROWS or self.rows >= self.rows_limit:
+                    self._ledger.dropped[metric.name] += 1
+                    continue
+                self.rows += 1
             amount = grown(before, value)
             boot.counters[metric, values] = highest(before, value)
             self._totals.add(metric, values, amount)
@@ -234,11 +259,13 @@ class Processes:
         self._consumed -= len(node.info.queues)
         node.info, node.boot, node.seen = event.info, event.boot, now.monotonic
         self._bound_queues(node.info.queues)
+        _cut_texts(node.info)
         node.interval = min(max(event.interval, 1.0), MAX_INTERVAL)
-        if event.stopping:
-            node.shown.pop(event.boot, None)
-        else:
-            node.shown[event.boot] = read_gauges(event, self._ledger, slots=self._slots)
+        self._hide(node, event.boot)
+        if not event.stopping:
+            room = self.rows_limit - self.gauges
+            node.shown[event.boot] = gauges = read_gauges(event, self._ledger, slots=self._slots, room=room)
+            self.gauges += sum(map(len, gauges.values()))
         node.stopped = event.stopping and not node.shown
         self._show(node)
 
@@ -263,6 +290,12 @@ class Processes:
             node.gauges[metric] = [(self._labels.text(metric.labels, own), value) for own, value in values.items()]
         # Of what found room, or as many databases as all nodes together can name would be shown.
         node.databases = databases({metric: values for metric, values in merged.items() if metric in node.gauges})
+
+
+def _cut_texts(info: SnapshotInfo) -> None:
+    info.queues = [*map(cut, info.queues)]
+    for name in ("kind", "pool_type", "celery_version", "loopwatch_version", "release"):
+        setattr(info, name, cut(getattr(info, name)))
 
 
 def _fits(metric: Metric, own: list[str], value: Value) -> bool:

@@ -95,7 +95,7 @@ class Samples:
 
     def _worker_queues(self, now: Now) -> _Series:
         for hostname, node in self._speaking(workers_only=True):
-            yield from (((hostname, queue), 1) for queue in sorted({cut(queue) for queue in node.info.queues}))
+            yield from (((hostname, queue), 1) for queue in sorted({*node.info.queues}))
 
     def _last_conflicts(self, now: Now) -> _Series:
         last = {hostname: 0.0 for hostname, _ in self._fleet.workers.workers()}

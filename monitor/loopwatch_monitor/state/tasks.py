@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from sys import intern
 
 import msgspec
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
-from loopwatch_monitor.intake.decode import (
+from loopwatch_monitor.intake.events import (
     TaskEvent,
     TaskFailed,
     TaskReceived,
@@ -34,6 +33,8 @@ from loopwatch_monitor.state.series import UNKNOWN, Row, TaskSeries, exception_c
 __all__ = ["MAX_TASKS", "Tasks"]
 
 MAX_TASKS = 500_000
+MAX_TEXTS = 10_000
+"""Names of tasks and queues that are kept once, not once a task."""
 GENERIC = "generic"
 """What celery-exporter calls a host that is not told apart."""
 
@@ -88,6 +89,7 @@ class Tasks:
         self.limit = limit
         # Ordered by a linked list: taking the oldest entry out of a plain dict scans all that were taken before it.
         self._tasks: OrderedDict[str, Task] = OrderedDict()
+        self._texts: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -107,7 +109,8 @@ class Tasks:
             # Its old self may still stand in a queue's line.
             task.queued = None
             task = self._tasks[event.uuid] = Task(task.name)
-        task.queue = queue = intern(cut(self._queue_sent_to(event)))
+        queue = cut(self._queue_sent_to(event))
+        task.queue = queue = self._texts.get(queue) or self._keep(queue)
         task.sent, task.waits_since = True, event.timestamp
         self._series.count(catalogue.TASK_SENT, task.name or UNKNOWN, self._sender or event.hostname, queue or UNKNOWN)
         line = self._queues.get(queue)
@@ -165,8 +168,16 @@ class Tasks:
             task = self._tasks[uuid] = Task()
         if name:
             # Half a million tasks have a few hundred names.
-            task.name = intern(name if len(name) <= MAX_LENGTH else cut(name))
+            name = name if len(name) <= MAX_LENGTH else cut(name)
+            task.name = self._texts.get(name) or self._keep(name)
         return task
+
+    def _keep(self, text: str) -> str:
+        """Not `sys.intern`, which on Python 3.12 keeps for ever whatever names anybody makes up."""
+        if len(self._texts) >= MAX_TEXTS:
+            self._texts.clear()
+        self._texts[text] = text
+        return text
 
     def _forget(self, uuid: str) -> Task:
         task = self._tasks.pop(uuid, _NEVER_SEEN)

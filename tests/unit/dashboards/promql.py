@@ -9,7 +9,7 @@ _SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
 _MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 _CLAUSE = re.compile(r'"[^"]*"|\[[^]]*\]|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)')
 _CALL = re.compile(r"[a-zA-Z_]\w*\s*\(")
-_WORDS = {"and", "or", "unless", "bool", "Inf", "NaN"}
+_WORDS = {"and", "or", "unless", "bool", "offset", "Inf", "NaN"}
 
 
 class Selector(NamedTuple):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from dashboards import prometheus_rule
+from dashboards.__main__ import DIRECTORY
 from dashboards.alerts.alert import Alert
 from dashboards.links import GRAFANA, RUNBOOK, RUNBOOK_UID, dashboard_url, headings, panel_id, runbook_url
 from dashboards.loop_conflicts import RECENT_SECONDS
@@ -17,12 +19,22 @@ from dashboards.pace import Pace
 from dashboards.rules import RULES, alerts, render
 from dashboards.thresholds import THRESHOLDS
 from dashboards.vectors import Vector, once, series
+from loopwatch.conflict_patterns import Kind
+from loopwatch.conflicts import Source
 from loopwatch.telemetry import catalogue
+from loopwatch.tolerate import Reason
+from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake.batch import LOST_REASONS
 from loopwatch_monitor.settings import Settings
+from loopwatch_monitor.state.fleet import Fleet
+from loopwatch_monitor.state.labels import Labels
+from loopwatch_monitor.state.polls import POLLS
+from loopwatch_monitor.state.samples import Samples
 from tests.promtool import Promtool
 
 ALERTS = alerts(Pace())
 NAMES = [f"Loopwatch{alert.name}" for alert in ALERTS]
+BOARDS = [json.loads(path.read_text()) for path in sorted(DIRECTORY.glob("*.json"))]
 ROOT = Path(__file__).resolve().parents[3]
 LOG_EVENTS = (
     *("broker_lost", "broker_unreachable", "duplicate_node_name", "event_not_folded", "loop_conflict_reported"),
@@ -102,7 +114,7 @@ def test_a_worker_that_is_gone_is_lost_and_not_stale() -> None:
 
 # ------------------------------------------------------------------------------------------------------ the pace
 # Windows; rates over five minutes as numbers; a conflict's 600 seconds, and the last event's 60.
-DURATION = re.compile(r"\[(?:\d+(?:h|m|s|ms))+\]|\* (?:300|15)\b|< (?:600|30)$|< (?:60|3)\b")
+DURATION = re.compile(r"(?:\[| offset )(?:\d+(?:h|m|s|ms))+\]?|\* (?:300|15)\b|< (?:600|30)$|< (?:60|3)\b")
 
 
 def _timeless(text: str) -> list[dict[str, Any]]:
@@ -119,8 +131,8 @@ def test_a_pace_divides_every_duration_and_changes_nothing_else() -> None:
     assert [group["interval"] for group in yaml.safe_load(fast)["groups"]] == ["750ms", "750ms"]
     for before, after in zip(_rules(usual), _rules(fast), strict=True):
         assert ("for" in before) == ("for" in after)
-        durations = [before.get("for", "0s"), *re.findall(r"\[(\w+)\]", before["expr"])]
-        faster = [after.get("for", "0s"), *re.findall(r"\[(\w+)\]", after["expr"])]
+        durations = [before.get("for", "0s"), *re.findall(r"(?:\[| offset )(\w+)", before["expr"])]
+        faster = [after.get("for", "0s"), *re.findall(r"(?:\[| offset )(\w+)", after["expr"])]
         assert [_seconds(text) for text in durations] == [_seconds(text) * 20 for text in faster]
     assert "< 600" in usual
     assert "< 600" not in fast
@@ -160,6 +172,16 @@ def test_the_links_lead_to_the_panel_and_to_the_runbook(alert: Alert) -> None:
     assert rule["annotations"]["runbook_url"] == f"{GRAFANA}/d/{RUNBOOK_UID}/?viewPanel={number}"
 
 
+@every_alert
+def test_the_panel_heeds_what_the_link_chooses(alert: Alert) -> None:
+    uid, title = alert.panel
+    [board] = [board for board in BOARDS if board["uid"] == uid]
+    [panel] = [panel for panel in board["panels"] if panel["title"] == title]
+    chosen = re.findall(r"&var-(\w+)=", alert.rule(Pace())["annotations"]["dashboard_url"])
+    asked = " ".join(target["expr"] for target in panel["targets"])
+    assert {name for name in chosen if not re.search(rf"\${name}\b", asked)} == set()
+
+
 def test_a_title_that_no_panel_has_is_an_error() -> None:
     with pytest.raises(LookupError, match="0 panels with the title 'No such'"):
         panel_id("loopwatch-loop-conflicts", "No such")
@@ -184,10 +206,13 @@ def test_the_runbook_has_a_heading_for_each_alert_and_no_other() -> None:
     assert re.findall(r"^## (.*)$", RUNBOOK.read_text(), flags=re.MULTILINE) == headings()
 
 
+def _section(name: str) -> str:
+    return RUNBOOK.read_text().partition(f"## {name}\n")[2].partition("\n## ")[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_runbook_tells_what_to_do(name: str) -> None:
-    section = RUNBOOK.read_text().partition(f"## {name}\n")[2].partition("\n## ")[0]
-    parts = re.findall(r"^\*\*(\w+)\.\*\*", section, flags=re.MULTILINE)
+    parts = re.findall(r"^\*\*(\w+)\.\*\*", _section(name), flags=re.MULTILINE)
     assert parts == ["Meaning", "Check", "Fix"]
 
 
@@ -202,6 +227,23 @@ def test_the_runbooks_queries_ask_what_there_is(tmp_path: Path, promtool: Promto
     file.write_text(yaml.safe_dump({"groups": [{"name": "runbook", "rules": rules}]}))
     result = promtool("check", "rules", file)
     assert result.returncode == 0, result.stderr
+
+
+TOLD_APART = {
+    "LoopConflict": (*get_args(Kind), *get_args(Source), "event"),
+    "NotificationsFailing": get_args(Reason),
+    "TelemetryDropped": catalogue.TELEMETRY_DROP_REASONS,
+    "MonitorLosingEvents": LOST_REASONS,
+    "EventsMalformed": decode.REASONS,
+    "TableFull": tuple(Samples(Fleet(labels=Labels()), version="1").tables()),
+    "PollFailing": POLLS,
+}
+"""What the alerts' labels may say, and their panels'."""
+
+
+@pytest.mark.parametrize(("alert", "value"), [(alert, one) for alert, values in TOLD_APART.items() for one in values])
+def test_the_runbook_says_what_each_value_of_a_label_means(alert: str, value: str) -> None:
+    assert f"`{value}`" in _section(f"Loopwatch{alert}")
 
 
 @pytest.mark.parametrize("event", sorted(LOG_EVENTS))

@@ -6,7 +6,7 @@ from typing import Any
 
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import Table, Value, encode_table
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
 from loopwatch_monitor.intake.batch import Batch
 from loopwatch_monitor.state.fleet import Fleet
 from loopwatch_monitor.state.labels import Labels
@@ -38,8 +38,8 @@ class Monitored:
     def clock(self) -> Now:
         return Now(self.now, WALL + self.now)
 
-    def fold(self, *events: decode.AnyEvent | decode.OtherEvent) -> None:
-        for event in events:
+    def fold(self, *arrived: events.AnyEvent | events.OtherEvent) -> None:
+        for event in arrived:
             self.fleet.fold(event, self.clock)
 
     def after(self, seconds: float) -> None:
@@ -60,7 +60,7 @@ class Monitored:
         return {family: count for family, count in self.fleet.ledger.dropped.items() if count}
 
     def heartbeat(self, hostname: str = "w@h", active: int = 0, processed: int = 0) -> None:
-        self.fold(decode.WorkerHeartbeat(hostname=hostname, timestamp=0.0, active=active, processed=processed))
+        self.fold(events.WorkerHeartbeat(hostname=hostname, timestamp=0.0, active=active, processed=processed))
 
     def answer(self, *queues: str, hostname: str = "w@h", processes: int = 1, processed: int | None = None) -> None:
         self.fleet.answered({hostname: Answer(queues, processes, processed)}, self.clock)
@@ -69,17 +69,17 @@ class Monitored:
         self.fleet.measured({name: Depth(length) for name, length in lengths.items()}, self.clock)
 
     def sent(self, uuid: str = "1", *, name: str = "t", queue: str | None = "q", at: float = 1.0, **more: Any) -> None:
-        self.fold(decode.TaskSent(hostname="gen1@h", timestamp=at, uuid=uuid, name=name, queue=queue, **more))
+        self.fold(events.TaskSent(hostname="gen1@h", timestamp=at, uuid=uuid, name=name, queue=queue, **more))
 
     def received(self, uuid: str = "1", *, name: str | None = "t", hostname: str = "w@h") -> None:
-        self.fold(decode.TaskReceived(hostname=hostname, timestamp=0.0, uuid=uuid, name=name))
+        self.fold(events.TaskReceived(hostname=hostname, timestamp=0.0, uuid=uuid, name=name))
 
     def started(self, uuid: str = "1", *, hostname: str = "w@h", at: float = 0.0) -> None:
-        self.fold(decode.TaskStarted(hostname=hostname, timestamp=at, uuid=uuid))
+        self.fold(events.TaskStarted(hostname=hostname, timestamp=at, uuid=uuid))
 
     def failed(self, uuid: str = "1", *, hostname: str = "w@h", exception: str = "E()", traceback: str = "") -> None:
         self.fold(
-            decode.TaskFailed(
+            events.TaskFailed(
                 hostname=hostname, timestamp=0.0, uuid=uuid, exception=exception, traceback=traceback or None
             )
         )
@@ -97,14 +97,14 @@ class Monitored:
         **info: Any,
     ) -> None:
         self.fold(
-            decode.Snapshot(
+            events.Snapshot(
                 hostname=hostname,
                 timestamp=0.0,
                 version=1,
                 boot=boot,
                 seq=seq,
                 interval=interval,
-                info=decode.SnapshotInfo(**info),
+                info=events.SnapshotInfo(**info),
                 counters=encode_table(counters or {}),
                 gauges={str(slot): encode_table(table) for slot, table in (gauges or {}).items()},
                 stopping=stopping,

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from loopwatch_monitor.command import main
+from tests.ports import refusing_port
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def _logs_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BROKER_URL", "HOST", "PORT", "BUCKETS"):
+    for name in ("BROKER_URL", "BROKER_TRANSPORT_OPTION", "HOST", "PORT", "BUCKETS"):
         monkeypatch.delenv(f"LOOPWATCH_{name}", raising=False)
         monkeypatch.delenv(f"CE_{name}", raising=False)
 
@@ -67,6 +68,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
             ["--broker-url", "redis://h", "--broker-ssl-option", "cafile=x"],
             "--broker-ssl-option (LOOPWATCH_BROKER_SSL_",
         ),
+        (
+            ["--broker-url", "amqp://h", "--broker-ssl-option", "ca_certs=/nowhere.pem"],
+            "--broker-ssl-option (LOOPWATCH_BROKER_SSL_OPTION): ssl_ca_certs=/nowhere.pem: No such file",
+        ),
         (["--broker-url", "rediss://h?ssl_cafile=x"], "--broker-url (LOOPWATCH_BROKER_URL): the TLS option ssl_cafile"),
         (["--broker-url", "memory://", "--host", "192.0.2.1"], "--host (LOOPWATCH_HOST): cannot listen on 192.0.2.1"),
     ],
@@ -85,6 +90,12 @@ def test_a_broker_that_cannot_be_reached(capsys: pytest.CaptureFixture[str]) -> 
     assert "secret" not in line
 
 
+def test_blanks_around_the_url(capsys: pytest.CaptureFixture[str]) -> None:
+    with refusing_port() as port:
+        line = refused(capsys, "--broker-url", f" redis://127.0.0.1:{port}/0\n")
+    assert f"cannot reach redis://127.0.0.1:{port}/0: [Errno" in line
+
+
 @pytest.mark.parametrize("prefix", ["LOOPWATCH", "CE"])
 def test_settings_from_the_environment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, prefix: str
@@ -94,13 +105,33 @@ def test_settings_from_the_environment(
     assert "--port (LOOPWATCH_PORT): must be from 0 to 65535, not 77777" in refused(capsys)
 
 
-def test_an_address_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+def test_a_space_in_a_variable_parts_options_and_shows_no_rest_of_a_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CE_BROKER_TRANSPORT_OPTION", 'master_name=main sentinel_kwargs={"password": "secret"}')
+    line = refused(capsys, "--broker-url", "sentinel://h")
+    assert "--broker-transport-option (LOOPWATCH_BROKER_TRANSPORT_OPTION): must be written as KEY=VALUE; 3 of 3" in line
+    assert "spaces part them" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("family", "hosts", "shown"),
+    [
+        (socket.AF_INET, ["127.0.0.1"], "127.0.0.1"),
+        (socket.AF_INET6, ["::1", "[::1]"], "[::1]"),
+    ],
+)
+def test_an_address_that_is_taken(
+    capsys: pytest.CaptureFixture[str], family: socket.AddressFamily, hosts: list[str], shown: str
+) -> None:
+    with socket.socket(family) as taken:
+        taken.bind((hosts[0], 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert main(["--broker-url", "memory://", "--host", "127.0.0.1", "--port", port]) == 2
-    assert "--port (LOOPWATCH_PORT): cannot listen on 127.0.0.1" in capsys.readouterr().err
+        for host in hosts:
+            assert main(["--broker-url", "memory://", "--host", host, "--port", port]) == 2
+            assert f"--port (LOOPWATCH_PORT): cannot listen on {shown}:{port}: " in capsys.readouterr().err
 
 
 def test_addresses_that_are_taken(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

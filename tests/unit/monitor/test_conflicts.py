@@ -12,7 +12,8 @@ from loopwatch.telemetry import catalogue, wire
 from loopwatch.telemetry.conflict_reports import ConflictReport
 from loopwatch_monitor.conflict_log import BURST, MAX_TEXT, ConflictLog
 from loopwatch_monitor.hub import Hub
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
+from loopwatch_monitor.intake.decode import decode
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.settings import Settings
 from tests.unit.monitor.monitored import WALL, Monitored, batch
@@ -62,7 +63,7 @@ def test_a_conflict_that_only_the_traceback_shows(monitored: Monitored) -> None:
 def test_each_attempt_of_a_retried_task_counts(monitored: Monitored) -> None:
     monitored.sent()
     for _ in range(2):
-        monitored.fold(decode.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception=CLOSED))
+        monitored.fold(events.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception=CLOSED))
     assert seen(monitored) == {text("closed_loop"): 2}
 
 
@@ -70,7 +71,7 @@ def test_each_attempt_of_a_retried_task_counts(monitored: Monitored) -> None:
 def test_recorded_events(monitored: Monitored, name: str) -> None:
     event = RECORDED[name]["event"]
     monitored.sent(event["uuid"])
-    monitored.fold(*decode.decode(json.dumps(event | {"hostname": "w@h"}).encode(), monitored.fleet.ledger.malformed))
+    monitored.fold(*decode(json.dumps(event | {"hostname": "w@h"}).encode(), monitored.fleet.ledger.malformed))
     (found,) = seen(monitored)
     assert 'kind="cross_loop"' in found
 
@@ -79,6 +80,19 @@ def test_an_error_of_any_size_is_searched_at_both_ends(monitored: Monitored) -> 
     monitored.sent()
     monitored.failed(traceback="Traceback\n" + "x: y\n" * 1_000_000 + "RuntimeError: Event loop is closed\n")
     assert seen(monitored) == {text("closed_loop"): 1}
+
+
+def test_an_error_that_waits_takes_no_more_room_than_is_searched(monitored: Monitored) -> None:
+    for number in range(3):
+        monitored.failed(str(number), exception=f"E({'x' * 5_000_000})", traceback="x: y\n" * 1_000_000 + CLOSED)
+    waiting = [event for task in monitored.fleet.early._waiting.values() for event in task.events]
+    assert len(waiting) == 3
+    for event in waiting:
+        assert isinstance(event, events.TaskFailed)
+        assert len(event.exception or "") + len(event.traceback or "") < 250_000
+    monitored.after(2)
+    assert [*seen(monitored).values()] == [3]
+    assert 'exception="E"' in next(iter(monitored.series(catalogue.TASK_FAILED)))
 
 
 def test_a_node_with_snapshots_counts_for_itself(monitored: Monitored) -> None:
@@ -167,7 +181,7 @@ def test_a_conflict_that_is_reported_whole_is_logged_and_not_counted_again() -> 
 def test_a_flood_of_reports_does_not_flood_the_log() -> None:
     now = 0.0
     log = ConflictLog(texts=False, clock=lambda: now)
-    report = decode.ConflictReport(
+    report = events.ConflictReport(
         hostname="h", timestamp=0.0, version=1, conflict_kind="k", resource="r", source="s", message="m"
     )
     with capture_logs() as logged:

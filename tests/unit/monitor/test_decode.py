@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from loopwatch.telemetry.conflict_reports import ConflictReport
 from loopwatch.telemetry.wire import CONFLICT_TYPE, EVENT_TYPE, NodeInfo, NodeSnapshot
-from loopwatch_monitor.intake import decode as events
+from loopwatch_monitor.intake import events
 from loopwatch_monitor.intake.decode import REASONS, accepts, decode
 from tests.unit.monitor.poison import GOOD, POISON
 

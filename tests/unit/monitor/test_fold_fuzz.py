@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
 from loopwatch.telemetry.wire import EVENT_TYPE, Value
-from loopwatch_monitor.intake import decode
 from loopwatch_monitor.intake.batch import Batch
+from loopwatch_monitor.intake.decode import decode
 from loopwatch_monitor.state.queues import Depth
 from loopwatch_monitor.state.samples import Samples
 from loopwatch_monitor.state.workers import Answer
@@ -120,7 +120,7 @@ def take(monitored: Monitored, step: Any) -> None:
         case [(_, Depth()), *_]:
             monitored.fleet.measured(dict(step), monitored.clock)
         case _:
-            events = decode.decode(json.dumps(step).encode(), monitored.fleet.ledger.malformed)
+            events = decode(json.dumps(step).encode(), monitored.fleet.ledger.malformed)
             assert len(events) == len(step)
             monitored.fold(*events)
 
@@ -146,6 +146,13 @@ def test_whatever_comes_nothing_raises_bounds_hold_and_no_counter_falls(steps: l
         take(monitored, steps[place])
         for table, (entries, limit) in tables().items():
             assert entries <= limit, table
+        processes = monitored.fleet.processes
+        lives = [boot for node in processes.nodes.values() for boot in node.boots.values()]
+        assert processes.rows == sum(len(boot.counters) for boot in lives)
+        shown = [
+            rows for node in processes.nodes.values() for gauges in node.shown.values() for rows in gauges.values()
+        ]
+        assert processes.gauges == sum(map(len, shown))
         assert monitored.fleet.ledger.dropped.keys() == at_first, "a drop may be the only one: its counter begins at 0"
         now = counters(monitored)
         for key, value in before.items():

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loopwatch.telemetry import catalogue
 from loopwatch_monitor.command import _command
 from loopwatch_monitor.hub import Hub
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
 from loopwatch_monitor.intake.status import BrokerStatus
 from loopwatch_monitor.settings import Settings
 from loopwatch_monitor.state.queues import Depth
@@ -155,7 +155,7 @@ def test_two_workers_on_one_host_are_two_and_one_goes_alone() -> None:
     monitored = Monitored()
     monitored.heartbeat("a@h", active=1)
     monitored.heartbeat("b@h", active=2)
-    monitored.fold(decode.WorkerOffline(hostname="a@h", timestamp=0.0))
+    monitored.fold(events.WorkerOffline(hostname="a@h", timestamp=0.0))
     assert monitored.series(catalogue.WORKER_UP) == {'hostname="a@h"': 0, 'hostname="b@h"': 1}
     assert monitored.series(catalogue.WORKER_TASKS_ACTIVE) == {'hostname="a@h"': 0, 'hostname="b@h"': 2}
 
@@ -164,7 +164,7 @@ def test_two_workers_on_one_host_are_two_and_one_goes_alone() -> None:
 def test_a_clock_or_zone_that_is_wrong_makes_no_live_worker_unseen(skew: float) -> None:
     monitored = Monitored(worker_timeout=300, purge=600)
     for _ in range(10):
-        monitored.fold(decode.WorkerHeartbeat(hostname="w@h", timestamp=1e6 + monitored.now + skew))
+        monitored.fold(events.WorkerHeartbeat(hostname="w@h", timestamp=1e6 + monitored.now + skew))
         monitored.after(100)
     assert monitored.series(catalogue.WORKER_UP) == {'hostname="w@h"': 1}
 

@@ -14,7 +14,8 @@ import loopwatch
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.wire import Table
 from loopwatch_monitor.state import processes
-from loopwatch_monitor.state.processes import MAX_BOOTS
+from loopwatch_monitor.state.labels import MAX_LENGTH
+from loopwatch_monitor.state.processes import BOOT_SECONDS, MAX_BOOTS
 from tests.unit.monitor.monitored import WALL, Monitored
 
 
@@ -153,6 +154,36 @@ def test_more_boots_than_are_remembered_count_nothing_twice() -> None:
     assert monitored.only(catalogue.ENGINES_CREATED) == everything + 1
 
 
+def test_a_life_that_is_over_takes_no_room_and_counts_nothing_twice() -> None:
+    """Restarts of a worker whose name stays, over weeks."""
+    monitored = Monitored(purge=0)
+    processes = monitored.fleet.processes
+    for number in range(5):
+        monitored.snapshot(1, boot=f"boot-{number}", counters=created(10))
+        assert processes.rows == 1 + (number > 0)
+        monitored.after(BOOT_SECONDS)
+        assert processes.rows == 1
+    assert monitored.only(catalogue.ENGINES_CREATED) == 50
+    monitored.snapshot(2, boot="boot-0", counters=created(12))  # it only stood still
+    assert monitored.only(catalogue.ENGINES_CREATED) == 50
+    monitored.snapshot(3, boot="boot-0", counters=created(13))
+    assert monitored.only(catalogue.ENGINES_CREATED) == 51
+
+
+def test_counters_of_all_lives_are_bounded() -> None:
+    monitored = Monitored(purge=60)
+    processes = monitored.fleet.processes
+    processes.rows_limit = 3
+    for number in range(10):
+        monitored.snapshot(1, hostname=f"w{number % 5}@h", boot=f"boot-{number}", counters=created(10))
+        assert processes.rows <= 3
+    assert monitored.dropped == {"loopwatch_engines_created_total": 7}
+    monitored.after(60)
+    assert processes.rows == 0
+    monitored.snapshot(1, hostname="new@h", boot="new", counters=created(10))
+    assert monitored.only(catalogue.ENGINES_CREATED) == 10
+
+
 @pytest.mark.parametrize(
     "table",
     [
@@ -251,6 +282,29 @@ def test_a_goodbye_ends_the_gauges_at_once_and_is_no_silence() -> None:
     assert monitored.series(catalogue.POOL_CONNECTIONS) == {}
     assert monitored.series(catalogue.WORKER_SNAPSHOT_AGE) == {}
     assert monitored.only(catalogue.ENGINES_CREATED) == 4
+
+
+def test_gauges_of_all_lives_are_bounded() -> None:
+    monitored = Monitored()
+    processes = monitored.fleet.processes
+    processes.rows_limit = 3
+    for number in range(10):
+        loops: Table = {catalogue.LOOPS.wire_name: {(): 1}}
+        monitored.snapshot(1, hostname=f"w{number}@h", kind="process", gauges={0: loops, 1: loops})
+        assert processes.gauges <= 3
+    assert len(monitored.series(catalogue.LOOPS)) == 3
+    assert monitored.dropped == {"loopwatch_loops": 17}
+    monitored.after(15)
+    assert processes.gauges == 0
+
+
+def test_what_a_node_says_of_itself_takes_no_more_room_than_is_shown() -> None:
+    monitored = Monitored()
+    long = "x" * 5_000_000
+    monitored.snapshot(queues=[long], pool_type=long, celery_version=long, loopwatch_version=long, release=long)
+    info = monitored.fleet.processes.nodes["w@h"].info
+    texts = [*info.queues, info.pool_type, info.celery_version, info.loopwatch_version, info.release]
+    assert {len(text) for text in texts} == {MAX_LENGTH}
 
 
 def test_what_a_worker_is() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from loopwatch.telemetry import catalogue
 from loopwatch.telemetry.catalogue import Metric
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
 from loopwatch_monitor.state.queues import Depth, Queues
 from tests.unit.monitor.monitored import Monitored
 
@@ -58,7 +58,7 @@ def test_workers_and_processes_of_each_queue() -> None:
     monitored.snapshot(hostname="api@h", kind="process", slots=8, queues=["logs"])
     assert by_queue(monitored, catalogue.ACTIVE_WORKERS) == {"logs": 2, "content": 1}
     assert by_queue(monitored, catalogue.ACTIVE_PROCESSES) == {"logs": 6, "content": 4}
-    monitored.fold(decode.WorkerOffline(hostname="b@h", timestamp=0.0))
+    monitored.fold(events.WorkerOffline(hostname="b@h", timestamp=0.0))
     assert by_queue(monitored, catalogue.ACTIVE_PROCESSES) == {"logs": 4, "content": 4}
 
 
@@ -98,7 +98,7 @@ def test_the_oldest_task_is_sent_and_not_started() -> None:
     assert by_queue(monitored, catalogue.QUEUE_OLDEST_TASK) == {"q": 15, "other": 5}
     monitored.started("1")
     assert by_queue(monitored, catalogue.QUEUE_OLDEST_TASK)["q"] == 5
-    monitored.fold(decode.TaskRevoked(hostname="w@h", timestamp=0.0, uuid="2"))
+    monitored.fold(events.TaskRevoked(hostname="w@h", timestamp=0.0, uuid="2"))
     assert by_queue(monitored, catalogue.QUEUE_OLDEST_TASK)["q"] == 0
 
 
@@ -115,7 +115,7 @@ def test_a_retry_waits_from_when_it_was_sent_again() -> None:
     monitored.sent("2")
     monitored.after(10)
     monitored.started("1")
-    monitored.fold(decode.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception="None"))
+    monitored.fold(events.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception="None"))
     monitored.sent("1")
     monitored.after(1)
     assert by_queue(monitored, catalogue.QUEUE_OLDEST_TASK) == {"q": 11}
@@ -233,7 +233,7 @@ def test_lost_is_who_vanished_without_a_goodbye() -> None:
     monitored = Monitored(worker_timeout=60, purge=600)
     for hostname in ("killed@h", "stopped@h"):
         monitored.heartbeat(hostname)
-    monitored.fold(decode.WorkerOffline(hostname="stopped@h", timestamp=0.0))
+    monitored.fold(events.WorkerOffline(hostname="stopped@h", timestamp=0.0))
     assert lost(monitored) == {"killed@h": 0, "stopped@h": 0}
     monitored.after(60)
     assert lost(monitored) == {"killed@h": 1, "stopped@h": 0}
@@ -251,7 +251,7 @@ def test_work_brings_a_lost_worker_back_but_not_one_that_left() -> None:
     monitored.started("2")
     assert lost(monitored) == {"w@h": 0}
     assert monitored.only(catalogue.WORKER_UP) == 1
-    monitored.fold(decode.WorkerOffline(hostname="w@h", timestamp=0.0))
+    monitored.fold(events.WorkerOffline(hostname="w@h", timestamp=0.0))
     monitored.started("3")
     monitored.answer("q")
     assert monitored.only(catalogue.WORKER_UP) == 0

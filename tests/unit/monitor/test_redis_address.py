@@ -85,8 +85,11 @@ def test_a_rolling_upgrade_by_sentinel() -> None:
         ("sentinel://h", {}, "--broker-transport-option master_name=NAME"),
         ("sentinel://h", {"master_name": "m", "sentinel_kwargs": "password"}, "must be a JSON object"),
         ("rediss://h?ssl_cert_reqs=maybe", {}, "ssl_cert_reqs must be required, optional or none"),
-        ("rediss://h?ssl_ca_certs=/nowhere", {}, "files cannot be used"),
-        ("rediss://h?ssl_frobnicate=1", {}, "ssl_frobnicate is not known"),
+        ("redis://h/-1", {}, "database must be a number"),
+        ("redis://h", {"fanout_prefix": "{db}{x}"}, "fanout_prefix may hold {db} and no other braces"),
+        ("redis://h", {"fanout_prefix": "{"}, "fanout_prefix may hold {db} and no other braces"),
+        ("rediss://h?ssl_ca_certs=/nowhere", {}, r"files cannot be used \(ssl_ca_certs=/nowhere\): .*No such file"),
+        ("rediss://h?ssl_frobnicate=1", {}, "ssl_frobnicate is not known; known are ssl_cert_reqs, ssl_ca_certs"),
     ],
 )
 def test_what_cannot_work_is_said(url: str, options: dict[str, Any], named: str) -> None:
@@ -159,3 +162,9 @@ def test_no_password_is_shown() -> None:
     assert masked(url) == "redis://u:**@h:1/0;redis://:**@g/"
     assert passwords(url) == ["se@cret", "se%40cret", "other"]
     assert "p4ss" not in repr(parse_address("redis://:p4ss@h"))
+
+
+def test_the_user_of_an_azure_queue_is_its_key() -> None:
+    url = "azurestoragequeues://s3cret%3D@https://account.queue.core.windows.net"
+    assert masked(url).startswith("azurestoragequeues://**@https")
+    assert passwords(url) == ["s3cret=", "s3cret%3D"]

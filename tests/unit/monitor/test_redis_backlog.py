@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwatch_monitor.intake.decode import TaskReceived
+from loopwatch_monitor.intake.events import TaskReceived
 from loopwatch_monitor.intake.redis_backlog import LITTLE_BYTES, Backlog
 
 MEGABYTE = 1024 * 1024

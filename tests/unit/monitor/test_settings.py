@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loopwatch_monitor.logs import LEVELS
 from loopwatch_monitor.settings import SettingError, Settings, parse_buckets, parse_options, parse_pairs
 
 URL = "redis://localhost/0"
@@ -20,6 +21,8 @@ URL = "redis://localhost/0"
         "amqp://a;amqp://b",
         "sentinel://host:26379",
         "redis+socket:///run/redis.sock?virtual_host=1",
+        "redis+socket:///run/redis@6.sock",
+        "redis://:p@ss@host",
         "memory://",
     ],
 )
@@ -35,9 +38,13 @@ def test_brokers_that_celery_speaks_to(url: str) -> None:
         ("localhost", "has no scheme"),
         ("redis:secret", "has no scheme"),
         ("http2://:secret@host", "is no transport"),
+        ("kafka://:secret@host", "needs a package that is missing"),
         ("redis://:secret@host:port/0", "no valid host and port"),
         ("redis://:secret@host:99999/0", "no valid host and port"),
         ("amqp://user:secret@a;amqp://user:secret@b:x", "no valid host and port"),
+        ("redis://:pass/secret@host:6379/0", r"no valid host and port; .* %2F"),
+        ("redis://:12/secret@host:6379/0", r"has an @ behind its host and port; .* %2F"),
+        ("amqp://user:12#secret@host", r"has an @ behind its host and port; .* %23"),
     ],
 )
 def test_urls_that_cannot_be_a_brokers(url: str, problem: str) -> None:
@@ -72,6 +79,11 @@ def test_settings_that_cannot_work(setting: dict[str, Any], option: str) -> None
     with pytest.raises(SettingError) as caught:
         Settings(broker_url=URL, **setting)
     assert str(caught.value).startswith(f"{option} (LOOPWATCH_")
+
+
+@pytest.mark.parametrize("level", ["debug", "INFO", "TRACE", "SUCCESS", "WARNING", "ERROR", "CRITICAL"])
+def test_levels_of_the_log_are_celery_exporters(level: str) -> None:
+    assert Settings(broker_url=URL, log_level=level).log_level.upper() in LEVELS
 
 
 def test_an_empty_prefix_is_one() -> None:

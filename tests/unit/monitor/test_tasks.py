@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake import decode
-from loopwatch_monitor.state import series
+from loopwatch_monitor.intake import events
+from loopwatch_monitor.state import series, tasks
 from loopwatch_monitor.state.series import exception_class
 from tests.unit.monitor.monitored import Monitored
 
@@ -20,7 +20,7 @@ def test_a_task_from_sent_to_succeeded() -> None:
     monitored.sent(at=10.0)
     monitored.received()
     monitored.started(at=12.5)
-    monitored.fold(decode.TaskSucceeded(hostname="w@h", timestamp=0.0, uuid="1", runtime=7.0))
+    monitored.fold(events.TaskSucceeded(hostname="w@h", timestamp=0.0, uuid="1", runtime=7.0))
     assert monitored.series(catalogue.TASK_SENT) == {labels(hostname="gen1@h"): 1}
     for metric in (catalogue.TASK_RECEIVED, catalogue.TASK_STARTED, catalogue.TASK_SUCCEEDED):
         assert monitored.series(metric) == {labels(): 1}
@@ -34,7 +34,7 @@ def test_a_retry_is_the_same_task_and_waits_again() -> None:
     monitored = Monitored()
     monitored.sent(at=1.0)
     monitored.started(at=2.0)
-    monitored.fold(decode.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception="None"))
+    monitored.fold(events.TaskRetried(hostname="w@h", timestamp=0.0, uuid="1", exception="None"))
     monitored.sent(at=10.0)
     monitored.started(at=11.0)
     monitored.failed(exception="pkg.TooBad('x')")
@@ -50,9 +50,9 @@ def test_revoked_and_rejected() -> None:
     for uuid in "123":
         monitored.sent(uuid)
     monitored.fold(
-        decode.TaskRevoked(hostname="w@h", timestamp=0.0, uuid="1"),
-        decode.TaskRejected(hostname="w@h", timestamp=0.0, uuid="2"),
-        decode.TaskRejected(hostname="w@h", timestamp=0.0, uuid="3", requeue=True),
+        events.TaskRevoked(hostname="w@h", timestamp=0.0, uuid="1"),
+        events.TaskRejected(hostname="w@h", timestamp=0.0, uuid="2"),
+        events.TaskRejected(hostname="w@h", timestamp=0.0, uuid="3", requeue=True),
     )
     assert monitored.series(catalogue.TASK_REVOKED) == {labels(): 1}
     assert monitored.series(catalogue.TASK_REJECTED) == {labels(): 2}
@@ -71,7 +71,7 @@ def test_events_that_overtake_task_sent_wait_for_it() -> None:
     monitored = Monitored()
     monitored.received()
     monitored.started(at=11.0)
-    monitored.fold(decode.TaskSucceeded(hostname="w@h", timestamp=0.0, uuid="1", runtime=7.0))
+    monitored.fold(events.TaskSucceeded(hostname="w@h", timestamp=0.0, uuid="1", runtime=7.0))
     assert monitored.series(catalogue.TASK_SUCCEEDED) == {}
     monitored.sent(at=10.0)
     for metric in (catalogue.TASK_RECEIVED, catalogue.TASK_STARTED, catalogue.TASK_SUCCEEDED):
@@ -87,6 +87,14 @@ def test_nothing_waits_where_the_queue_is_known_and_nobody_sends_task_sent() -> 
     monitored.snapshot(queues=["logs"])
     monitored.started()
     assert monitored.series(catalogue.TASK_STARTED) == {labels("unknown", queue="logs"): 1}
+
+
+def test_a_name_that_waits_takes_no_more_room_than_is_shown() -> None:
+    monitored = Monitored()
+    monitored.received(name="n" * 5_000_000)
+    ((event,),) = [task.events for task in monitored.fleet.early._waiting.values()]
+    assert isinstance(event, events.TaskReceived)
+    assert len(event.name or "") < 300
 
 
 def test_only_so_many_wait() -> None:
@@ -186,6 +194,19 @@ def test_hosts_are_bounded() -> None:
         monitored.heartbeat(f"w{number}@h")
     assert len(monitored.series(catalogue.WORKER_UP)) == 3
     assert monitored.dropped == {"celery_worker_up": 7}
+
+
+def test_a_name_is_kept_once_and_no_more_of_them_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "MAX_TEXTS", 10)
+    monitored = Monitored(max_tasks=5)
+    kept = monitored.fleet.tasks
+    for number in range(100):
+        monitored.sent(str(number), name=f"t{number % 90}")
+        assert len(kept._texts) <= 10
+    for uuid in "ab":
+        monitored.sent(uuid, name="".join(["mail", ".send"]))
+    assert kept._tasks["a"].name is kept._tasks["b"].name
+    assert kept._tasks["a"].queue is kept._tasks["b"].queue
 
 
 def test_label_values_are_bounded() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from loopwatch_monitor.webconfig import RateLimit, WebConfig, WebConfigError, read_web_config
+from loopwatch_monitor.rate_limit import RateLimit
+from loopwatch_monitor.webconfig import WebConfig, WebConfigError, read_web_config
 from tests.integration.certificates import self_signed
 
 HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
@@ -56,6 +57,7 @@ http_server_config:
   headers:
     Strict-Transport-Security: max-age=3600
     X-Frame-Options: deny
+    X-XSS-Protection: 1
 basic_auth_users:
   prometheus: {HASH}
   "007": {HASH}
@@ -67,7 +69,11 @@ rate_limit: {{interval: 1m0.5s, burst: 20}}
     assert config.tls.context.minimum_version is ssl.TLSVersion.TLSv1_3
     assert config.tls.allowed_sans == {"127.0.0.1"}
     assert config.files == (tmp_path / "server.pem", pem, pem)
-    assert config.headers == {"Strict-Transport-Security": "max-age=3600", "X-Frame-Options": "deny"}
+    assert config.headers == {
+        "Strict-Transport-Security": "max-age=3600",
+        "X-Frame-Options": "deny",
+        "X-XSS-Protection": "1",
+    }
     assert config.users == {"prometheus": HASH.encode(), "007": HASH.encode()}
     assert config.rate_limit == RateLimit(60.5, 20)
 
@@ -128,14 +134,17 @@ PROBLEMS = {
     "rate_limit: {interval: 1 s}": (1, "rate_limit.interval must be a duration"),
     "rate_limit: {interval: 1s, burst: 0}": (1, "rate_limit.burst must be 1 at least"),
     "rate_limit: {interval: 1s, burst: -1}": (1, "rate_limit.burst must be a whole number"),
+    f"rate_limit: {{interval: 1s, burst: {'9' * 400}}}": (1, "rate_limit.burst must be a whole number"),
     "rate_limit: {interval: 1s, burst: 1.5}": (1, "rate_limit.burst must be a whole number"),
     "http_server_config:\n  http2: 1": (2, "http_server_config.http2 must be true or false"),
     "http_server_config:\n  headers:\n    Server: x": (3, "http_server_config.headers.Server is unknown; known are"),
     "http_server_config:\n  headers:\n    X-Frame-Options: no": (3, "headers.X-Frame-Options must be a text"),
     "http_server_config:\n  headers:\n    X-Frame-Options: all": (3, "X-Frame-Options must be one of deny, sameorigin"),
     'http_server_config:\n  headers:\n    X-XSS-Protection: "a\\nb"': (3, "must be one line of printable text"),
+    "http_server_config:\n  headers:\n    X-XSS-Protection: [1]": (3, "headers.X-XSS-Protection must be a text"),
     "basic_auth_users:\n  a: hunter2": (2, "basic_auth_users.a must be a bcrypt hash"),
     "basic_auth_users:\n  a: 12": (2, "basic_auth_users.a must be a text (quote it)"),
+    f"basic_auth_users:\n  a: $2b$10${'a' * 53}": (2, "basic_auth_users.a must be a bcrypt hash"),  # no such salt
     "basic_auth_users: [a]": (1, "basic_auth_users must be a mapping"),
     "tls_server_config:\n  cert_file: PEM": (2, "tls_server_config.key_file is missing"),
     "tls_server_config:\n  key_file: PEM": (2, "tls_server_config.cert_file is missing"),
@@ -148,6 +157,7 @@ PROBLEMS = {
     f"{TLS}  client_auth_type: RequireAnyClientCert": (4, "must be one of NoClientCert, VerifyClientCertIfGiven"),
     f"{TLS}  client_auth_type: RequireAndVerifyClientCert": (4, "RequireAndVerifyClientCert needs client_ca_file"),
     f"{TLS}  client_ca_file: PEM": (2, "client_auth_type is missing"),
+    f"{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_ca: hunter2": (5, "client_ca holds no certificates"),
     f"{TLS}  client_allowed_sans: [a]": (4, "client_allowed_sans needs client_auth_type"),
     f"{TLS}  client_allowed_sans: a": (4, "client_allowed_sans must be a list"),
     f"{TLS}  cipher_suites:\n  - TLS_AES_128_GCM_SHA256\n  - TLS_RSA_WITH_RC4_128_SHA": (6, "must hold of these: TLS_"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loopwatch.telemetry import catalogue
-from loopwatch_monitor.intake import decode
+from loopwatch_monitor.intake import events
 from tests.unit.monitor.monitored import Monitored
 
 
@@ -13,7 +13,7 @@ def up(monitored: Monitored) -> dict[str, object]:
 
 def test_up_with_heartbeats_whatever_their_clock_says() -> None:
     monitored = Monitored(worker_timeout=300)
-    monitored.fold(decode.WorkerOnline(hostname="w@h", timestamp=-25_200.0))
+    monitored.fold(events.WorkerOnline(hostname="w@h", timestamp=-25_200.0))
     monitored.heartbeat(active=3)
     assert up(monitored) == {"w@h": 1}
     assert monitored.only(catalogue.WORKER_TASKS_ACTIVE) == 3
@@ -39,14 +39,14 @@ def test_a_goodbye_is_down_at_once_and_touches_no_neighbour() -> None:
     monitored = Monitored()
     monitored.heartbeat("a@h")
     monitored.heartbeat("b@h")
-    monitored.fold(decode.WorkerOffline(hostname="a@h", timestamp=0.0))
+    monitored.fold(events.WorkerOffline(hostname="a@h", timestamp=0.0))
     assert up(monitored) == {"a@h": 0, "b@h": 1}
 
 
 def test_events_that_were_under_way_do_not_bring_a_worker_back_but_a_heartbeat_does() -> None:
     monitored = Monitored()
     monitored.heartbeat()
-    monitored.fold(decode.WorkerOffline(hostname="w@h", timestamp=0.0))
+    monitored.fold(events.WorkerOffline(hostname="w@h", timestamp=0.0))
     monitored.started()
     assert up(monitored) == {"w@h": 0}
     monitored.heartbeat()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loopwatch_monitor.listen import Address, AddressError, bind, parse_address, unlink
+from loopwatch_monitor.addresses import Address, AddressError, bind, parse_address, unlink
 
 
 @pytest.mark.parametrize(
