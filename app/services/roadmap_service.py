@@ -108,7 +108,7 @@ async def _lost_step(task: Task, sections: list[Section]) -> str | None:
     """
     if datetime.now(UTC) - task.updated_at > STALLED:
         return f"No progress for {STALLED}"
-    steps = ["outline", "resume", *(f"section-{section.position}" for section in sections), "finish"]
+    steps = _awaited(State(task.state), sections)
 
     def ask() -> str | None:
         for step in steps:
@@ -124,6 +124,16 @@ async def _lost_step(task: Task, sections: list[Section]) -> str | None:
         # The row is what is known then; the next request asks again.
         logger.warning("result_backend_not_reachable", error=str(error))
         return None
+
+
+def _awaited(state: State, sections: list[Section]) -> list[str]:
+    """The steps whose end the state waits for. One that has led to a later state has done its work, though its result
+    may be a failure: the broker may have been away when it was to be stored."""
+    if state in (State.PENDING, State.GENERATING_OUTLINE):
+        return ["outline"]
+    if state == State.RESUMING:
+        return ["resume"]
+    return ["resume", *(f"section-{section.position}" for section in sections), "finish"]
 
 
 def _as_json(task: Task, roadmap: Roadmap | None, sections: list[Section]) -> dict[str, Any]:

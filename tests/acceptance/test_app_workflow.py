@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -188,6 +189,27 @@ def test_a_step_whose_process_is_killed_does_not_hang_for_ever(stack: Stack) -> 
     [child] = worker.children()
     os.kill(child, signal.SIGKILL)
     assert "WorkerLostError" in client.reaches(task_id, "failed")["error"]
+
+
+def test_a_step_that_did_its_work_counts_though_its_result_is_lost(stack: Stack) -> None:
+    stack.start_llm()
+    stack.start_api()
+    [worker] = stack.start_workers("celery_workflow")
+    client = Client(stack.api)
+    task_id = client.begin("Learn patience")
+    client.reaches(task_id, "waiting_for_review")
+    worker.stop()
+
+    def fails(step: str, why: str) -> None:
+        meta = {"status": "FAILURE", "result": {"exc_type": "ConnectionError", "exc_message": why}}
+        with redis.Redis.from_url(stack.environment["REDIS_URL"]) as backend:
+            backend.set(f"celery-task-meta-{task_id}.{step}", json.dumps(meta))
+
+    fails("outline", "the broker was away")
+    assert client.review(task_id, approved=True).status == 202
+    assert client.task(task_id)["state"] == "resuming"
+    fails("resume", "so it was for the next")
+    assert "so it was for the next" in client.reaches(task_id, "failed")["error"]
 
 
 def test_one_api_process_can_be_scraped_itself(stack: Stack) -> None:
