@@ -13,7 +13,6 @@ LONGEST_FIRST = (
     "test_loop_lag.py",
     "test_soft_limit.py",
     "test_readme.py",
-    "test_per_loop_machine.py",
     "test_pictures.py",
     "test_wire.py",
     "test_cli.py",
