@@ -78,7 +78,6 @@ def test_everything_over_tls(rabbitmq_server: RabbitMQ, rabbitmq_url: str, tmp_p
         until(lambda: monitor.value("celery_task_succeeded_total") == 1, "the success")
         until(lambda: monitor.series("celery_active_process_count") == {("logs",): 2}, "the worker's answer", 150)
         until(lambda: monitor.series("celery_active_consumer_count") == {("logs",): 1}, "the queue's consumers")
-        assert monitor.value("loopwatch_monitor_poll_failures_total") == 0
     result = subprocess.run([*MONITOR, "--broker-url", url], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 2
     assert "certificate verify failed" in result.stderr
