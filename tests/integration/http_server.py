@@ -55,11 +55,14 @@ class HTTPServer:
     def become(self, number: int, seconds: float = 60) -> bool:
         """Waits until there are so many; the server notices a closed socket a little later."""
         deadline = time.monotonic() + seconds
-        while self.connections() != number and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if self.connections() == number:
+                # A connection leaves the list before its socket, which is of this process, is closed, in the same turn.
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(seconds)
+                if self.connections() == number:  # somebody else may have come meanwhile, and will go
+                    return True
             time.sleep(0.01)
-        # A connection leaves the list before its socket, which is of this process, is closed, in the same turn.
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(seconds)
-        return self.connections() == number
+        return False
 
 
 _odd = cycle([True, False])
